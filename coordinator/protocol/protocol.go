@@ -1,0 +1,313 @@
+// Package protocol is what coordinator and nodes say to each other.
+//
+// Enrolment is HTTP: JSON bodies by POST under /picket/v1/. The session is one WebSocket at PathSession; each of its messages is
+// one JSON object {"type": T, "body": {...}} in a text frame, T being one of the Type constants.
+// A field a reader does not know is ignored; a restriction it does not know is refused (acl.Restriction).
+package protocol
+
+import (
+	"net/netip"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/wgtun/key"
+)
+
+// Version of this protocol. A peer of another major version is refused with a sentence.
+const Version = 1
+
+// Paths under the coordinator's URL.
+const (
+	PathInfo    = "/picket/v1/info"    // GET: Info
+	PathEnrol   = "/picket/v1/enrol"   // POST Enrol: EnrolAnswer
+	PathWait    = "/picket/v1/wait"    // POST Wait: WaitAnswer; holds the request up to WaitHold
+	PathSession = "/picket/v1/session" // WebSocket
+)
+
+// Bounds, in bytes, on what is read before and after the other side has proved who it is.
+const (
+	MaxEnrolBody   = 64 << 10
+	MaxHelloFrame  = 64 << 10
+	MaxNodeFrame   = 1 << 20  // node to coordinator, after proof
+	MaxServerFrame = 16 << 20 // coordinator to node, after proof
+)
+
+// Times that both sides must agree on.
+const (
+	WaitHold     = 25 * time.Second // longest a Wait is held open
+	TicketLife   = 10 * time.Minute
+	LiveInterval = 15 * time.Second // either side says something at least this often
+	MaxClockSkew = 5 * time.Minute
+	NonceLife    = 2 * time.Minute
+)
+
+// Signature contexts.
+const (
+	ContextInfo      = key.Context("info")
+	ContextEnrol     = key.Context("enrol")
+	ContextChallenge = key.Context("session challenge")
+	ContextProof     = key.Context("session proof")
+	ContextMap       = key.Context("map header")
+	ContextReceipt   = key.Context("receipt")
+	ContextReport    = key.Context("node report")
+)
+
+// NetworkID names a network: random, made once with the coordinator's keys.
+type NetworkID string
+
+// Info is what anyone may ask. Signature is the coordinator key's over Body in ContextInfo.
+type Info struct {
+	Body      []byte `json:"body"` // InfoBody as JSON
+	Signature []byte `json:"signature"`
+}
+
+// InfoBody names the coordinator and gives a nonce that Enrol must carry within NonceLife. Client is the nonce the asker sent as
+// query parameter "nonce" (base64url, 16 to 32 bytes), so that an old answer cannot be replayed.
+type InfoBody struct {
+	Version     int                   `json:"version"`
+	Network     NetworkID             `json:"network"`
+	Coordinator key.CoordinatorPublic `json:"coordinator"`
+	Client      []byte                `json:"client"`
+	Nonce       []byte                `json:"nonce"`
+	Time        time.Time             `json:"time"`
+}
+
+// Facts are what a node says of its host. They are claims: they decide nothing about who it is.
+type Facts struct {
+	Hostname string `json:"hostname"`
+	OS       string `json:"os"` // runtime.GOOS, with the distribution where known
+	Arch     string `json:"arch"`
+	Version  string `json:"version"` // of picket
+}
+
+// Enrol asks for admission. Signature is the device key's over Body in ContextEnrol.
+type Enrol struct {
+	Body      []byte `json:"body"` // EnrolBody as JSON
+	Signature []byte `json:"signature"`
+}
+
+// EnrolBody is what Enrol signs. Nonce proves possession now.
+type EnrolBody struct {
+	Network     NetworkID             `json:"network"`
+	Coordinator key.CoordinatorPublic `json:"coordinator"`
+	Nonce       []byte                `json:"nonce"`
+	Device      key.DevicePublic      `json:"device"`
+	Facts       Facts                 `json:"facts"`
+	AuthKey     string                `json:"authKey,omitempty"`
+}
+
+// EnrolAnswer holds an admission (with an auth key, or when the device is already a node of this network) or a ticket.
+type EnrolAnswer struct {
+	Admitted *Admission `json:"admitted,omitempty"`
+	Ticket   *Ticket    `json:"ticket,omitempty"`
+}
+
+// Ticket is a pending login. Code is shown on the terminal alone, and typed into the page by the person.
+type Ticket struct {
+	ID      string    `json:"id"`
+	Secret  string    `json:"secret"` // for Wait; never shown
+	URL     string    `json:"url"`
+	Code    string    `json:"code"` // XXXX-XXXX of consonants and digits that do not look alike
+	Expires time.Time `json:"expires"`
+}
+
+// Wait asks how a ticket fared.
+type Wait struct {
+	Ticket string `json:"ticket"`
+	Secret string `json:"secret"`
+}
+
+// Ticket states as WaitAnswer.State carries them.
+const (
+	TicketPending  = "pending"
+	TicketApproved = "approved"
+	TicketDenied   = "denied"
+	TicketExpired  = "expired"
+	TicketSpoiled  = "spoiled" // too many wrong codes
+)
+
+// WaitAnswer is how a ticket stands. Message says it in words for the terminal.
+type WaitAnswer struct {
+	State    string     `json:"state"`
+	Message  string     `json:"message,omitempty"`
+	Admitted *Admission `json:"admitted,omitempty"`
+}
+
+// Admission is who the node has become.
+type Admission struct {
+	Node      acl.NodeID   `json:"node"`
+	Name      string       `json:"name"`
+	Owner     string       `json:"owner,omitempty"` // login; empty when tagged
+	Tags      []string     `json:"tags,omitempty"`
+	Addresses []netip.Addr `json:"addresses"`
+	Expires   time.Time    `json:"expires"`
+}
+
+// Problem is the body of every error answer, over HTTP and as the last message of a session.
+type Problem struct {
+	Code    string `json:"code"`    // one of the Code constants
+	Message string `json:"message"` // one sentence, and what to do
+}
+
+// Problem codes.
+const (
+	CodeBadRequest  = "bad-request"
+	CodeVersion     = "version"      // other side too old or too new
+	CodeUnknownNode = "unknown-node" // never was, or its key is another
+	CodeRemoved     = "removed"      // an operator removed it: log in anew
+	CodeExpired     = "expired"      // the node's login ended: log in again
+	CodeAuthKey     = "auth-key"     // unknown, spent, expired or revoked
+	CodeExhausted   = "addresses-exhausted"
+	CodeThrottled   = "throttled"
+	CodeClock       = "clock"
+	CodeUnavailable = "unavailable"
+	CodeReplaced    = "replaced" // a newer session of the same node took over
+)
+
+// Message types of the session.
+const (
+	TypeHello     = "hello"     // node
+	TypeChallenge = "challenge" // coordinator
+	TypeProof     = "proof"     // node
+	TypeMap       = "map"       // coordinator
+	TypeHints     = "hints"     // coordinator
+	TypeLive      = "live"      // coordinator
+	TypeProblem   = "problem"   // coordinator
+	TypeReport    = "report"    // node
+	TypeReceipt   = "receipt"   // node
+	TypeResync    = "resync"    // node: send the whole map
+	TypeEvidence  = "evidence"  // node
+	TypeLogout    = "logout"    // node: remove me
+)
+
+// Hello opens a session. Nonce is 32 random bytes.
+type Hello struct {
+	Version    int              `json:"version"`
+	Node       acl.NodeID       `json:"node"`
+	Device     key.DevicePublic `json:"device"`
+	Nonce      []byte           `json:"nonce"`
+	Generation uint64           `json:"generation"` // of the map the node holds; 0 none
+	Digest     []byte           `json:"digest,omitempty"`
+}
+
+// Challenge proves the coordinator (its key's signature over ChallengeBytes in ContextChallenge) and challenges the node.
+type Challenge struct {
+	Network     NetworkID             `json:"network"`
+	Coordinator key.CoordinatorPublic `json:"coordinator"`
+	Nonce       []byte                `json:"nonce"` // 32 random bytes
+	Time        time.Time             `json:"time"`
+	Signature   []byte                `json:"signature"`
+}
+
+// Proof answers the challenge: the device key's signature over the same ChallengeBytes in ContextProof, and the first Report.
+type Proof struct {
+	Signature []byte `json:"signature"`
+	Report    Report `json:"report"`
+}
+
+// Report is what a node says of itself, at the start and whenever it changes. Certificate is a signed key.Certificate.
+type Report struct {
+	Facts       Facts            `json:"facts"`
+	Certificate []byte           `json:"certificate"`
+	Endpoints   []netip.AddrPort `json:"endpoints"` // where its UDP port may be reached; at most MaxEndpoints
+}
+
+// MaxEndpoints bounds Report.Endpoints and Hint.Endpoints.
+const MaxEndpoints = 32
+
+// Receipt says which generation the node now enforces, signed by its device key over ReceiptBytes in ContextReceipt.
+type Receipt struct {
+	Generation uint64        `json:"generation"`
+	Digest     []byte        `json:"digest"`  // of the entries, as in the header
+	Applied    time.Duration `json:"applied"` // from map received to rules in force, ns
+	Cut        int           `json:"cut"`     // live flows ended by it
+	Signature  []byte        `json:"signature"`
+}
+
+// Evidence is something a node saw that a correct peer would not have done (rule 8), summed since the last one.
+type Evidence struct {
+	Kind  string     `json:"kind"` // "egress-bypass"
+	Peer  acl.NodeID `json:"peer"`
+	Count uint64     `json:"count"`
+	Flow  string     `json:"flow"` // one example
+}
+
+// Live is sent at least every LiveInterval: the coordinator's time, so that a dead link is noticed.
+type Live struct {
+	Time time.Time `json:"time"`
+}
+
+// Hints are addresses to try, outside the signed map: they can only be useless, because a path is believed when its probe is answered.
+type Hints struct {
+	Hints []Hint `json:"hints"`
+}
+
+// Hint is where a peer may be found now.
+type Hint struct {
+	Node      acl.NodeID       `json:"node"`
+	Endpoints []netip.AddrPort `json:"endpoints"`
+	Online    bool             `json:"online"`
+}
+
+// Header is the signed head of a map: it speaks for the entries by their digest.
+type Header struct {
+	Network    NetworkID  `json:"network"`
+	Node       acl.NodeID `json:"node"` // whose map this is
+	Generation uint64     `json:"generation"`
+	Digest     []byte     `json:"digest"` // see Digest
+	Issued     time.Time  `json:"issued"` // coordinator's clock
+	NotAfter   time.Time  `json:"notAfter"`
+}
+
+// EntryID names an entry: "self", "peer/NODE", "rule/N", "network".
+type EntryID string
+
+// Entry is one piece of a map. Data is the JSON of Self, Peer, Rule (acl.Rule) or Network; the digest is over these very bytes.
+type Entry struct {
+	ID   EntryID `json:"id"`
+	Data []byte  `json:"data"`
+}
+
+// Map is a whole map (Base 0) or a delta on the map of generation Base: drop Remove, then put Put, then the entries must have
+// the header's digest. Header is a Header as JSON; Signature is the coordinator key's over exactly those bytes in ContextMap.
+type Map struct {
+	Base      uint64    `json:"base,omitempty"`
+	Header    []byte    `json:"header"`
+	Signature []byte    `json:"signature"`
+	Remove    []EntryID `json:"remove,omitempty"`
+	Put       []Entry   `json:"put,omitempty"`
+}
+
+// Self is the entry "self".
+type Self struct {
+	acl.Subject
+	Name        string    `json:"name"`
+	Login       string    `json:"login,omitempty"` // of the owner
+	Tags        []string  `json:"tags,omitempty"`
+	Expires     time.Time `json:"expires"`
+	Quarantined bool      `json:"quarantined,omitempty"`
+}
+
+// Peer is an entry "peer/NODE".
+type Peer struct {
+	acl.Subject
+	Name        string           `json:"name"`
+	Login       string           `json:"login,omitempty"`
+	Tags        []string         `json:"tags,omitempty"`
+	OS          string           `json:"os,omitempty"`
+	Device      key.DevicePublic `json:"device"`
+	Certificate []byte           `json:"certificate"` // signed key.Certificate; the node verifies it
+	Expires     time.Time        `json:"expires"`     // end of the peer's admission: its flows end then
+}
+
+// Network is the entry "network": what holds for everybody.
+type Network struct {
+	Overlay []netip.Prefix `json:"overlay"` // overlay ranges, IPv4 and IPv6
+	Policy  PolicyInfo     `json:"policy"`
+}
+
+// PolicyInfo says which policy the rules come from.
+type PolicyInfo struct {
+	Commit string `json:"commit,omitempty"` // full id; empty for a plain file
+	File   string `json:"file,omitempty"`
+}

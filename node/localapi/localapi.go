@@ -1,0 +1,133 @@
+// Package localapi is what the agent and its command line say to each other over a unix socket.
+package localapi
+
+import (
+	"net/netip"
+	"time"
+
+	"picket.internal/acl"
+)
+
+// State of the agent.
+type State string
+
+// The states. Only StateRunning lets packets pass, and only within the lease.
+const (
+	StateLoggedOut State = "logged-out" // no coordinator yet, or logged out: `picket up`
+	StateLogin     State = "login"      // waiting for a person at URL
+	StateStarting  State = "starting"   // admitted, no map yet
+	StateRunning   State = "running"
+	StateDown      State = "down"    // admitted, stopped by `picket down`
+	StateExpired   State = "expired" // login ended: `picket up`
+	StateRemoved   State = "removed" // an operator removed the node: `picket up`
+	StateLapsed    State = "lapsed"  // lease over: refuses everything until the coordinator is reached
+	StateRefused   State = "refused" // something must be mended first; Status.Problem says what
+)
+
+// Status is `picket status`.
+type Status struct {
+	State       State             `json:"state"`
+	Problem     string            `json:"problem,omitempty"` // one sentence, and what to do
+	Version     string            `json:"version"`
+	Coordinator string            `json:"coordinator,omitempty"` // URL
+	Connected   bool              `json:"connected"`             // to the coordinator, now
+	LastContact time.Time         `json:"lastContact"`
+	Network     string            `json:"network,omitempty"`
+	Node        acl.NodeID        `json:"node,omitempty"`
+	Name        string            `json:"name,omitempty"`
+	Owner       string            `json:"owner,omitempty"`
+	Tags        []string          `json:"tags,omitempty"`
+	Addresses   []netip.Addr      `json:"addresses,omitempty"`
+	Interface   string            `json:"interface,omitempty"`
+	Port        uint16            `json:"port,omitempty"` // UDP
+	Generation  uint64            `json:"generation"`
+	LeaseEnds   time.Time         `json:"leaseEnds"`
+	Expires     time.Time         `json:"expires"`
+	Quarantined bool              `json:"quarantined,omitempty"`
+	Policy      string            `json:"policy,omitempty"` // commit
+	Peers       int               `json:"peers"`
+	Flows       int               `json:"flows"`
+	Denied      map[string]uint64 `json:"denied,omitempty"` // packets by direction and reason: "egress no-rule"
+	Warnings    []string          `json:"warnings,omitempty"`
+	LoginURL    string            `json:"loginURL,omitempty"`
+	LoginCode   string            `json:"loginCode,omitempty"`
+}
+
+// Allowed is one thing a peer may do, as people read it.
+type Allowed struct {
+	Ports string `json:"ports"` // "tcp 5432", "icmp", "tcp 8000-8080"
+	Rule  string `json:"rule"`  // "grants[0], line 4"
+}
+
+// Peer is a line of `picket peers`.
+type Peer struct {
+	Node          acl.NodeID    `json:"node"`
+	Name          string        `json:"name"`
+	Owner         string        `json:"owner,omitempty"`
+	Tags          []string      `json:"tags,omitempty"`
+	OS            string        `json:"os,omitempty"`
+	Addresses     []netip.Addr  `json:"addresses"`
+	Online        bool          `json:"online"`
+	Path          string        `json:"path"` // "direct 192.0.2.1:51820", "" when none is proved
+	Latency       time.Duration `json:"latency"`
+	LastHandshake time.Time     `json:"lastHandshake"`
+	RxBytes       uint64        `json:"rxBytes"`
+	TxBytes       uint64        `json:"txBytes"`
+	Out           []Allowed     `json:"out"`               // what this node may open there
+	In            []Allowed     `json:"in"`                // what the peer may open here
+	Refused       string        `json:"refused,omitempty"` // why the peer is not used, e.g. its device key changed
+}
+
+// Up is what `picket up` asks.
+type Up struct {
+	Coordinator string `json:"coordinator,omitempty"` // join string; empty keeps the one known
+	AuthKey     string `json:"authKey,omitempty"`
+	Hostname    string `json:"hostname,omitempty"`
+}
+
+// UpEvent is one line of the answer to Up: exactly one field is set; the last has Done or Error.
+type UpEvent struct {
+	Login *Login  `json:"login,omitempty"`
+	Note  string  `json:"note,omitempty"`
+	Done  *Status `json:"done,omitempty"`
+	Error string  `json:"error,omitempty"`
+}
+
+// Login is where the person goes, and the code to type there.
+type Login struct {
+	URL     string    `json:"url"`
+	Code    string    `json:"code"`
+	Expires time.Time `json:"expires"`
+}
+
+// Why asks about a flow; Src empty means this node.
+type Why struct {
+	Src string `json:"src,omitempty"`
+	Dst string `json:"dst"` // NAME-OR-ADDRESS:PORT[/PROTO] or NAME/icmp
+}
+
+// WhyAnswer says allowed or refused.
+type WhyAnswer struct {
+	Src    string `json:"src"`
+	Dst    string `json:"dst"`
+	Allow  bool   `json:"allow"`
+	Rule   string `json:"rule,omitempty"`
+	Policy string `json:"policy,omitempty"` // commit
+	Reason string `json:"reason,omitempty"`
+}
+
+// Ping asks for one round; the command line repeats it.
+type Ping struct {
+	Target  string        `json:"target"` // name or address
+	Timeout time.Duration `json:"timeout"`
+}
+
+// PingAnswer is one answered (or refused) ping. RTT is of an ICMP echo through tunnel and filters, PathRTT of a path probe.
+type PingAnswer struct {
+	Name    string        `json:"name"`
+	Addr    netip.Addr    `json:"addr"`
+	RTT     time.Duration `json:"rtt"`
+	Path    string        `json:"path"`
+	PathRTT time.Duration `json:"pathRTT"`
+	Error   string        `json:"error,omitempty"`
+}
