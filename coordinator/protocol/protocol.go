@@ -1,7 +1,7 @@
 // Package protocol is what coordinator and nodes say to each other.
 //
 // Enrolment is HTTP: JSON bodies by POST under /picket/v1/. The session is one WebSocket at PathSession; each of its messages is
-// one JSON object {"type": T, "body": {...}} in a text frame, T being one of the Type constants.
+// one JSON object {"type": T, "body": {...}} in a text frame, T being one of the Type constants (EncodeFrame, DecodeFrame).
 // A field a reader does not know is ignored; a restriction it does not know is refused (acl.Restriction).
 package protocol
 
@@ -171,7 +171,7 @@ const (
 	TypeProof     = "proof"     // node
 	TypeMap       = "map"       // coordinator
 	TypeHints     = "hints"     // coordinator
-	TypeLive      = "live"      // coordinator
+	TypeLive      = "live"      // both
 	TypeProblem   = "problem"   // coordinator
 	TypeReport    = "report"    // node
 	TypeReceipt   = "receipt"   // node
@@ -232,7 +232,7 @@ type Evidence struct {
 	Flow  string     `json:"flow"` // one example
 }
 
-// Live is sent at least every LiveInterval: the coordinator's time, so that a dead link is noticed.
+// Live is sent by either side at least every LiveInterval, with its own time, so that a dead link is noticed.
 type Live struct {
 	Time time.Time `json:"time"`
 }
@@ -252,14 +252,14 @@ type Hint struct {
 // Header is the signed head of a map: it speaks for the entries by their digest.
 type Header struct {
 	Network    NetworkID  `json:"network"`
-	Node       acl.NodeID `json:"node"` // whose map this is
-	Generation uint64     `json:"generation"`
-	Digest     []byte     `json:"digest"` // see Digest
-	Issued     time.Time  `json:"issued"` // coordinator's clock
+	Node       acl.NodeID `json:"node"`       // whose map this is
+	Generation uint64     `json:"generation"` // rises whenever the entries change; from 1
+	Digest     []byte     `json:"digest"`     // see Digest
+	Issued     time.Time  `json:"issued"`     // coordinator's clock
 	NotAfter   time.Time  `json:"notAfter"`
 }
 
-// EntryID names an entry: "self", "peer/NODE", "rule/N", "network".
+// EntryID names an entry: "self", "peer/NODE", "rule/N", "network". See Critical for kinds to come.
 type EntryID string
 
 // Entry is one piece of a map. Data is the JSON of Self, Peer, Rule (acl.Rule) or Network; the digest is over these very bytes.

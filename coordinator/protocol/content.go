@@ -1,0 +1,323 @@
+package protocol
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/go-json-experiment/json"
+
+	"picket.internal/acl"
+	"picket.internal/wgtun/key"
+)
+
+// ErrRestriction is returned for a map that holds a restriction of a kind this build does not know: an entry whose id begins with
+// Critical. Such a map is refused whole, because reading it without the restriction would allow too much.
+var ErrRestriction = errors.New("the map holds a restriction that this version does not know: update picket")
+
+// Critical begins the id of every entry that takes away (a deny, a ceiling). No such kind is defined yet. Entries of other unknown
+// kinds are ignored.
+const Critical = "!"
+
+// Bounds on one node.
+const (
+	maxNodeID      = 64
+	maxAddresses   = 16
+	maxRoutes      = 1024
+	maxRoles       = 4096
+	maxTags        = 64
+	maxCertificate = key.MaxCertificateSize
+	maxOverlay     = 16
+)
+
+// Ids of the entries.
+const (
+	entrySelf    = EntryID("self")
+	entryNetwork = EntryID("network")
+	peerPrefix   = "peer/"
+	rulePrefix   = "rule/"
+)
+
+// Content is a map's entries, decoded.
+type Content struct {
+	Self    Self
+	Network Network
+	Peers   []Peer     // sorted by node id
+	Rules   []acl.Rule // in policy file order
+	// Skipped are the rules that could not be read whole, and so allow nothing. Encode ignores it.
+	Skipped []SkippedRule
+}
+
+// SkippedRule is a rule that was left out. A rule with a member this build does not know is left out too: the member may restrict it.
+type SkippedRule struct {
+	ID     EntryID
+	Reason string
+}
+
+// Encode turns content into entries: "self", "network", "peer/NODE" for each peer, "rule/0" and up in order. It fails on content that
+// Decode would refuse, so that a mistake stays at the coordinator.
+func (c Content) Encode() (Entries, error) {
+	e := make(Entries, len(c.Peers)+len(c.Rules)+2)
+	add := func(id EntryID, v any) error {
+		data, err := Marshal(v)
+		if err != nil {
+			return fmt.Errorf("encode map entry %s: %w", id, err)
+		}
+		e[id] = data
+		return nil
+	}
+	err := first(add(entrySelf, c.Self), add(entryNetwork, c.Network))
+	for _, p := range c.Peers {
+		err = first(err, add(EntryID(peerPrefix+string(p.Node)), p))
+	}
+	for i, r := range c.Rules {
+		err = first(err, checkRule(r), add(EntryID(rulePrefix+strconv.Itoa(i)), r))
+	}
+	if len(e) != len(c.Peers)+len(c.Rules)+2 {
+		err = first(err, errors.New("encode map: a peer twice"))
+	}
+	if err = first(err, c.check()); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Decode reads entries. Entries of an unknown kind are ignored, unless they are Critical (ErrRestriction). A malformed self, network
+// or peer refuses the whole map with ErrMalformed, and so do two nodes with one address. A rule that does not parse, or has a member
+// this build does not know, allows nothing: it is left out and named in Skipped.
+func Decode(e Entries) (Content, error) {
+	var c Content
+	var rules []numbered
+	for id, data := range e {
+		var err error
+		switch kind, rest := splitID(id); kind {
+		case string(entrySelf):
+			err = unmarshal(data, &c.Self, "self")
+		case string(entryNetwork):
+			err = unmarshal(data, &c.Network, "network")
+		case peerPrefix:
+			err = c.addPeer(rest, data)
+		case rulePrefix:
+			rules = c.addRule(rules, id, rest, data)
+		case Critical:
+			err = fmt.Errorf("%w (%s)", ErrRestriction, strconv.Quote(clip(string(id))))
+		}
+		if err != nil {
+			return Content{}, err
+		}
+	}
+	slices.SortFunc(c.Peers, func(a, b Peer) int { return strings.Compare(string(a.Node), string(b.Node)) })
+	slices.SortFunc(rules, func(a, b numbered) int { return cmp.Compare(a.n, b.n) })
+	slices.SortFunc(c.Skipped, func(a, b SkippedRule) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	for _, r := range rules {
+		c.Rules = append(c.Rules, r.rule)
+	}
+	if err := c.check(); err != nil {
+		return Content{}, fmt.Errorf("%w: map: %w", ErrMalformed, err)
+	}
+	return c, nil
+}
+
+// Ruleset is the rules with self and peers as subjects.
+func (c Content) Ruleset() *acl.Ruleset {
+	rs := &acl.Ruleset{Rules: c.Rules, Subjects: make([]acl.Subject, 0, len(c.Peers)+1)}
+	rs.Subjects = append(rs.Subjects, c.Self.Subject)
+	for _, p := range c.Peers {
+		rs.Subjects = append(rs.Subjects, p.Subject)
+	}
+	return rs
+}
+
+// numbered is a rule with its place.
+type numbered struct {
+	n    int
+	rule acl.Rule
+}
+
+// splitID returns an entry's kind, as the constants above have it, and what follows it. An unknown id is its own kind.
+func splitID(id EntryID) (kind, rest string) {
+	for _, p := range []string{peerPrefix, rulePrefix, Critical} {
+		if rest, ok := strings.CutPrefix(string(id), p); ok {
+			return p, rest
+		}
+	}
+	return string(id), ""
+}
+
+func (c *Content) addPeer(node string, data []byte) error {
+	var p Peer
+	if err := unmarshal(data, &p, "peer"); err != nil {
+		return err
+	}
+	if string(p.Node) != node {
+		return fmt.Errorf("%w: a peer under another node's id", ErrMalformed)
+	}
+	p.OS = printable(p.OS) // the peer's own claim: it must not spoil the map, nor a terminal
+	c.Peers = append(c.Peers, p)
+	return nil
+}
+
+func (c *Content) addRule(rules []numbered, id EntryID, place string, data []byte) []numbered {
+	var r acl.Rule
+	n, err := strconv.Atoi(place)
+	switch {
+	case err != nil || n < 0 || strconv.Itoa(n) != place:
+		err = errors.New("its id has no place in the order")
+	default:
+		if err = strict(data, &r); err == nil {
+			err = checkRule(r)
+		}
+	}
+	if err != nil {
+		c.Skipped = append(c.Skipped, SkippedRule{ID: id, Reason: err.Error()})
+		return rules
+	}
+	return append(rules, numbered{n, r})
+}
+
+// strict reads a rule: a member this build does not know may restrict it, so it is an error here and only here.
+func strict(data []byte, r *acl.Rule) error {
+	if unmarshal(data, r, "rule") != nil {
+		return errors.New("it is not of its form")
+	}
+	if json.Unmarshal(data, new(acl.Rule), wire, json.RejectUnknownMembers(true)) != nil {
+		return errors.New("it has a member that this version does not know: update picket")
+	}
+	return nil
+}
+
+// checkRule refuses a rule whose prefixes could be read in two ways (R34).
+func checkRule(r acl.Rule) error {
+	for _, set := range []acl.Set{r.Src, r.Dst} {
+		for _, p := range set.Prefixes {
+			if err := CheckPrefix(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// check holds content to what the tunnel relies on: every address in its one form, inside the overlay and of one node only.
+func (c Content) check() error {
+	if err := c.Network.check(); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	if err := first(checkSubject(c.Self.Subject), checkLabels(c.Self.Name, c.Self.Login, c.Self.Tags), sane(c.Self.Expires)); err != nil {
+		return fmt.Errorf("self: %w", err)
+	}
+	taken := make(map[netip.Addr]acl.NodeID, 2*len(c.Peers)+2)
+	if err := c.take(taken, c.Self.Subject); err != nil {
+		return err
+	}
+	for _, p := range c.Peers {
+		if p.Node == c.Self.Node {
+			return errors.New("this node is among its own peers")
+		}
+		if err := p.check(); err != nil {
+			return fmt.Errorf("peer %s: %w", strconv.Quote(clip(string(p.Node))), err)
+		}
+		if err := c.take(taken, p.Subject); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take notes s's addresses. Two nodes with one address would let the tunnel hand packets to the wrong key.
+func (c Content) take(taken map[netip.Addr]acl.NodeID, s acl.Subject) error {
+	for _, a := range s.Addresses {
+		if other, ok := taken[a]; ok {
+			return fmt.Errorf("the address %s is given twice, to %s and %s", a, other, s.Node)
+		}
+		if !c.Network.holds(a) {
+			return fmt.Errorf("the address %s of %s is outside the overlay", a, s.Node)
+		}
+		taken[a] = s.Node
+	}
+	for _, r := range s.Routes {
+		for _, o := range c.Network.Overlay {
+			if o.Bits() <= r.Bits() && o.Contains(r.Addr()) {
+				return fmt.Errorf("the route %s of %s lies inside the overlay", r, s.Node)
+			}
+		}
+	}
+	return nil
+}
+
+func (n Network) check() error {
+	if len(n.Overlay) == 0 || len(n.Overlay) > maxOverlay {
+		return fmt.Errorf("%d overlay ranges", len(n.Overlay))
+	}
+	for _, p := range n.Overlay {
+		if err := CheckPrefix(p); err != nil {
+			return err
+		}
+	}
+	return texts(maxText, n.Policy.Commit, n.Policy.File)
+}
+
+func (n Network) holds(a netip.Addr) bool {
+	return slices.ContainsFunc(n.Overlay, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+func (p Peer) check() error {
+	if p.Device.IsZero() {
+		return errors.New("no device key")
+	}
+	return first(checkSubject(p.Subject), checkLabels(p.Name, p.Login, p.Tags), sized("certificate", p.Certificate, 1, maxCertificate), sane(p.Expires))
+}
+
+func checkSubject(s acl.Subject) error {
+	if err := CheckNodeID(s.Node); err != nil {
+		return err
+	}
+	if len(s.Addresses) == 0 || len(s.Addresses) > maxAddresses || len(s.Routes) > maxRoutes || len(s.Roles) > maxRoles {
+		return errors.New("too many or too few addresses, routes or roles")
+	}
+	for _, a := range s.Addresses {
+		if err := CheckAddr(a); err != nil {
+			return err
+		}
+	}
+	for _, r := range s.Routes {
+		if err := CheckPrefix(r); err != nil {
+			return err
+		}
+	}
+	return texts(maxText, string(s.Owner))
+}
+
+// checkLabels holds what people will read, and what reaches hosts files and shells, to plain text.
+func checkLabels(name, login string, tags []string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if len(tags) > maxTags {
+		return fmt.Errorf("%d tags", len(tags))
+	}
+	for _, s := range append([]string{login}, tags...) {
+		if len(s) > maxText || printable(s) != s {
+			return errors.New("a login or tag that cannot be shown")
+		}
+	}
+	return nil
+}
+
+// printable is s without what a terminal would act on, and at most maxText bytes.
+func printable(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, s)
+}
