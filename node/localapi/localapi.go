@@ -1,4 +1,11 @@
 // Package localapi is what the agent and its command line say to each other over a unix socket.
+//
+// It is HTTP with JSON bodies: GET /v1/status and /v1/peers, POST /v1/up, down, logout, why, ping and trust. The answer to up is a
+// stream, one UpEvent a line. Any other status than 200 carries {"error": "one sentence"}.
+//
+// Who may ask: root, and the user the agent runs as, by the credentials the kernel gives for each connection; the socket has mode 0600.
+// Windows gives no such credentials: there the directory's access list alone decides. Requests whose Host is not "picket", or that carry
+// an Origin, are refused: no browser page may reach the agent through some proxy onto the socket.
 package localapi
 
 import (
@@ -130,4 +137,9 @@ type PingAnswer struct {
 	Path    string        `json:"path"`
 	PathRTT time.Duration `json:"pathRTT"`
 	Error   string        `json:"error,omitempty"`
+}
+
+// Trust confirms that a peer has enrolled anew: the device key it shows now is the one to know it by.
+type Trust struct {
+	Peer string `json:"peer"` // name or node id
 }

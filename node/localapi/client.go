@@ -1,0 +1,154 @@
+package localapi
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+)
+
+// ErrNoAgent is wrapped when nobody answers on the socket.
+var ErrNoAgent = errors.New("no agent answers")
+
+// Client asks the agent at one socket. It is safe for concurrent use.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient makes a client for the socket at path; it connects when asked something.
+func NewClient(path string) *Client {
+	c := &Client{path: path}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}
+	return c
+}
+
+// Status asks for the agent's state.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return ask[Status](ctx, c, http.MethodGet, "status", nil)
+}
+
+// Peers asks for the peers, by name.
+func (c *Client) Peers(ctx context.Context) ([]Peer, error) {
+	return ask[[]Peer](ctx, c, http.MethodGet, "peers", nil)
+}
+
+// Down stops the tunnel.
+func (c *Client) Down(ctx context.Context) error {
+	_, err := ask[struct{}](ctx, c, http.MethodPost, "down", struct{}{})
+	return err
+}
+
+// Logout gives up the admission.
+func (c *Client) Logout(ctx context.Context) error {
+	_, err := ask[struct{}](ctx, c, http.MethodPost, "logout", struct{}{})
+	return err
+}
+
+// Trust accepts a refused peer's new device key.
+func (c *Client) Trust(ctx context.Context, t Trust) error {
+	_, err := ask[struct{}](ctx, c, http.MethodPost, "trust", t)
+	return err
+}
+
+// Why asks about a flow.
+func (c *Client) Why(ctx context.Context, w Why) (WhyAnswer, error) {
+	return ask[WhyAnswer](ctx, c, http.MethodPost, "why", w)
+}
+
+// Ping pings once.
+func (c *Client) Ping(ctx context.Context, p Ping) (PingAnswer, error) {
+	return ask[PingAnswer](ctx, c, http.MethodPost, "ping", p)
+}
+
+// Up joins or starts, calling event for each line until the last; the error is that of an event's Error field, or of the connection.
+func (c *Client) Up(ctx context.Context, u Up, event func(UpEvent)) (Status, error) {
+	resp, err := c.send(ctx, http.MethodPost, "up", u)
+	if err != nil {
+		return Status{}, err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e UpEvent
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return Status{}, errors.New("the agent's answer cannot be read: are the picket command and the agent of the same version?")
+		}
+		if e.Error != "" {
+			return Status{}, errors.New(e.Error)
+		}
+		if e.Done != nil {
+			return *e.Done, nil
+		}
+		event(e)
+	}
+	if ctx.Err() != nil {
+		return Status{}, ctx.Err()
+	}
+	return Status{}, errors.New("the agent stopped before it was done: look at its log, then try again")
+}
+
+func ask[A any](ctx context.Context, c *Client, method, path string, q any) (a A, err error) {
+	resp, err := c.send(ctx, method, path, q)
+	if err != nil {
+		return a, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
+		return a, errors.New("the agent's answer cannot be read: are the picket command and the agent of the same version?")
+	}
+	return a, nil
+}
+
+// send returns an answer of status 200; the caller closes its body.
+func (c *Client) send(ctx context.Context, method, path string, q any) (*http.Response, error) {
+	var body io.Reader
+	if q != nil {
+		text, err := json.Marshal(q)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+host+"/v1/"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(ctx, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var f failure
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f); err != nil || f.Error == "" {
+		return nil, fmt.Errorf("the agent answered %s", resp.Status)
+	}
+	return nil, errors.New(f.Error)
+}
+
+func (c *Client) explain(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, fs.ErrNotExist) || isRefused(err):
+		return fmt.Errorf("%w on %s", ErrNoAgent, c.path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the socket %s belongs to another user: use sudo", c.path)
+	}
+	return fmt.Errorf("ask the agent on %s: %s", c.path, plain(err))
+}
