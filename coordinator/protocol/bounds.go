@@ -1,8 +1,10 @@
 package protocol
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"picket.internal/acl"
@@ -117,10 +119,18 @@ func (a *EnrolAnswer) check() error {
 	if (a.Admitted == nil) == (a.Ticket == nil) {
 		return fmt.Errorf("an answer to enrolment has either an admission or a ticket")
 	}
-	if a.Ticket != nil {
-		return first(texts(maxText, a.Ticket.ID, a.Ticket.Secret, a.Ticket.URL, a.Ticket.Code), sane(a.Ticket.Expires))
+	if a.Ticket == nil {
+		return a.Admitted.check()
 	}
-	return a.Admitted.check()
+	for _, s := range []string{a.Ticket.ID, a.Ticket.Secret, a.Ticket.URL, a.Ticket.Code} {
+		if s == "" || Printable(s) != s {
+			return errors.New("a ticket with a text that is missing or cannot be shown")
+		}
+	}
+	if !strings.HasPrefix(a.Ticket.URL, "https://") {
+		return errors.New("a login page that is not https")
+	}
+	return sane(a.Ticket.Expires)
 }
 
 func (w *WaitAnswer) check() error {
@@ -142,7 +152,7 @@ func (a *Admission) check() error {
 			return err
 		}
 	}
-	return first(CheckNodeID(a.Node), CheckName(a.Name), texts(maxText, append([]string{a.Owner}, a.Tags...)...), sane(a.Expires))
+	return first(CheckNodeID(a.Node), checkLabels(a.Name, a.Owner, a.Tags), sane(a.Expires))
 }
 
 // endpoints bounds addresses of UDP ports on the outer network.

@@ -157,7 +157,7 @@ func (c *Content) addPeer(node string, data []byte) error {
 	if string(p.Node) != node {
 		return fmt.Errorf("%w: a peer under another node's id", ErrMalformed)
 	}
-	p.OS = printable(p.OS) // the peer's own claim: it must not spoil the map, nor a terminal
+	p.OS = Printable(p.OS) // the peer's own claim: it must not spoil the map, nor a terminal
 	c.Peers = append(c.Peers, p)
 	return nil
 }
@@ -302,15 +302,15 @@ func checkLabels(name, login string, tags []string) error {
 		return fmt.Errorf("%d tags", len(tags))
 	}
 	for _, s := range append([]string{login}, tags...) {
-		if len(s) > maxText || printable(s) != s {
+		if len(s) > maxText || Printable(s) != s {
 			return errors.New("a login or tag that cannot be shown")
 		}
 	}
 	return nil
 }
 
-// printable is s without what a terminal would act on, and at most maxText bytes.
-func printable(s string) string {
+// Printable is s without what a terminal would act on, and at most 1024 bytes of it: for words of the other side that people will read.
+func Printable(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText]
 	}
