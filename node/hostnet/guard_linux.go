@@ -1,0 +1,158 @@
+package hostnet
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// The guard is one table of ours, replaced whole in one transaction:
+//
+//	table inet picket {
+//	  chain in      prerouting, before conntrack: overlay source or destination on another interface than the TUN and lo: drop
+//	  chain forward forward: into or out of the TUN, and to or from the overlay: drop
+//	  chain out     output: to the overlay by another interface than the TUN and lo: drop
+//	}
+//
+// Each rule carries the same comment, made from what it is for; when the count and the comments fit, the guard is in place.
+const guardName = "picket"
+
+type guardRule struct {
+	chain string
+	exprs []expr.Any
+}
+
+// setGuard puts the table in place unless it is there for this very configuration.
+func (h *Host) setGuard(c Config) error {
+	rules := guardRules(c)
+	mark := fmt.Sprintf("picket %s %v", c.Interface, c.Overlay)
+	if h.last.equal(c) && h.guardInPlace(len(rules), mark) {
+		return nil
+	}
+	table := &nftables.Table{Name: guardName, Family: nftables.TableFamilyINet}
+	h.nft.AddTable(table) // so that the next line finds one; the three are one transaction
+	h.nft.DelTable(table)
+	h.nft.AddTable(table)
+	accept := nftables.ChainPolicyAccept
+	chains := make(map[string]*nftables.Chain)
+	for _, ch := range []*nftables.Chain{
+		{Name: "in", Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
+		{Name: "forward", Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter},
+		{Name: "out", Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter},
+	} {
+		ch.Table, ch.Type, ch.Policy = table, nftables.ChainTypeFilter, &accept
+		chains[ch.Name] = h.nft.AddChain(ch)
+	}
+	for _, r := range rules {
+		h.nft.AddRule(&nftables.Rule{Table: table, Chain: chains[r.chain], Exprs: r.exprs, UserData: []byte(mark)})
+	}
+	if err := h.nft.Flush(); err != nil {
+		return &GuardError{err}
+	}
+	return nil
+}
+
+func (h *Host) guardInPlace(count int, mark string) bool {
+	chains, err := h.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return false
+	}
+	found := 0
+	for _, ch := range chains {
+		if ch.Table.Name != guardName {
+			continue
+		}
+		rules, err := h.nft.GetRules(ch.Table, ch)
+		if err != nil {
+			return false
+		}
+		for _, r := range rules {
+			if string(r.UserData) != mark {
+				return false
+			}
+			found++
+		}
+	}
+	return found == count
+}
+
+func (h *Host) removeGuard() error {
+	tables, err := h.nft.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil // without nftables there is no guard
+	}
+	for _, t := range tables {
+		if t.Name == guardName {
+			h.nft.DelTable(t)
+			return explain("removing the guard", h.nft.Flush())
+		}
+	}
+	return nil
+}
+
+func guardRules(c Config) []guardRule {
+	var rules []guardRule
+	for _, p := range c.Overlay {
+		for _, end := range []end{source, destination} {
+			rules = append(rules,
+				guardRule{"in", join(notInterface(expr.MetaKeyIIFNAME, c.Interface), notInterface(expr.MetaKeyIIFNAME, "lo"), inPrefix(p, end), drop())},
+				guardRule{"forward", join(inPrefix(p, end), drop())})
+		}
+		rules = append(rules,
+			guardRule{"out", join(notInterface(expr.MetaKeyOIFNAME, c.Interface), notInterface(expr.MetaKeyOIFNAME, "lo"), inPrefix(p, destination), drop())})
+	}
+	return append(rules,
+		guardRule{"forward", join(isInterface(expr.MetaKeyIIFNAME, c.Interface), drop())},
+		guardRule{"forward", join(isInterface(expr.MetaKeyOIFNAME, c.Interface), drop())})
+}
+
+func join(parts ...[]expr.Any) (all []expr.Any) {
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	return all
+}
+
+func drop() []expr.Any { return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}} }
+
+func compareInterface(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: padded}}
+}
+
+func isInterface(key expr.MetaKey, name string) []expr.Any {
+	return compareInterface(key, expr.CmpOpEq, name)
+}
+
+func notInterface(key expr.MetaKey, name string) []expr.Any {
+	return compareInterface(key, expr.CmpOpNeq, name)
+}
+
+// end of a packet; its value is the offset of that address in an IPv4 and in an IPv6 header.
+type end struct{ offset4, offset6 uint32 }
+
+var (
+	source      = end{12, 8}
+	destination = end{16, 24}
+)
+
+// inPrefix matches packets of the prefix's family whose address at that end lies in it.
+func inPrefix(p netip.Prefix, e end) []expr.Any {
+	proto, offset := byte(unix.NFPROTO_IPV4), e.offset4
+	if p.Addr().Is6() {
+		proto, offset = unix.NFPROTO_IPV6, e.offset6
+	}
+	n := ipNet(p)
+	length := uint32(len(n.IP))
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: n.Mask, Xor: make([]byte, length)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: n.IP},
+	}
+}

@@ -1,0 +1,57 @@
+// Package hostnet fits the tunnel's network interface into the host: addresses, routes, and the guard around them.
+//
+// The overlay's routes sit in a table of their own, reached by a policy rule, each with a fallback that answers "unreachable": when the
+// interface goes away, traffic to the overlay stops instead of leaving in clear by the default route. The guard drops whatever claims an
+// overlay address on any other interface than the tunnel's, and whatever would be forwarded into or out of it.
+//
+// Everything is marked (table number, protocol tag, the name of the nftables table), so that what a killed agent left behind is
+// recognised and replaced. Only linux is supported; elsewhere New says to run without privilege.
+package hostnet
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Config is what the host is to have.
+type Config struct {
+	Interface string         // of the TUN, which exists
+	MTU       int            // bytes
+	Addresses []netip.Addr   // of this node
+	Overlay   []netip.Prefix // ranges of the network, masked
+}
+
+func (c Config) equal(d Config) bool {
+	return c.Interface == d.Interface && c.MTU == d.MTU && slices.Equal(c.Addresses, d.Addresses) && slices.Equal(c.Overlay, d.Overlay)
+}
+
+// ConflictError says that something else on this host holds part of the overlay.
+type ConflictError struct {
+	Interface string       // "" when a route leads nowhere
+	Held      netip.Prefix // the address or route
+	Overlay   netip.Prefix // the range it lies in
+}
+
+func (e *ConflictError) Error() string {
+	by := "a route to nowhere"
+	if e.Interface != "" {
+		by = fmt.Sprintf("the interface %q", e.Interface)
+	}
+	return fmt.Sprintf("%s already holds %s, which lies in the overlay range %s: stop the program that made it (another VPN?), "+
+		"or give this network another range at the coordinator", by, e.Held, e.Overlay)
+}
+
+// GuardError says that the guard could not be set, so the tunnel must not be used.
+type GuardError struct{ Cause error }
+
+func (e *GuardError) Error() string {
+	return fmt.Sprintf("the guard in nftables cannot be set (%v): load the kernel module nf_tables, or run with --tun=userspace, which needs none", e.Cause)
+}
+
+// PrivilegeError says that the host's network may not be changed.
+type PrivilegeError struct{ Doing string }
+
+func (e *PrivilegeError) Error() string {
+	return fmt.Sprintf("%s needs root (CAP_NET_ADMIN): run picket as root, or with --tun=userspace", e.Doing)
+}
