@@ -1,0 +1,25 @@
+#!/bin/sh
+# Runs every test, with the race detector where a C compiler is there, and says at the end what was skipped and why.
+set -u
+out=$(mktemp) || exit 1
+trap 'rm -f "$out"' EXIT INT TERM
+
+race=
+if command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1; then
+	race=-race
+	CGO_ENABLED=1
+	export CGO_ENABLED
+else
+	echo 'no C compiler: the tests run without the race detector (apt-get install gcc)'
+fi
+
+for tool in git sshd wg nmap nc curl ping iperf3 chromium; do
+	command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || echo "missing: $tool (tests that need it are skipped)"
+done
+[ "$(id -u)" = 0 ] || echo 'not root: tests that need namespaces and TUN devices are skipped'
+
+${GO:-go} test $race -timeout 20m -json "$@" ./... >"$out"
+status=$?
+${GO:-go} run ./integration/testreport <"$out"
+report=$?
+[ $status -eq 0 ] && [ $report -eq 0 ]
