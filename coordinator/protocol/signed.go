@@ -183,7 +183,7 @@ func OpenEnrol(e Enrol, k key.CoordinatorPublic, network NetworkID) (EnrolBody, 
 // ParseClientNonce reads the query parameter "nonce" of PathInfo: base64url without padding of 16 to 32 bytes; ErrMalformed otherwise.
 func ParseClientNonce(s string) ([]byte, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) < minNonce || len(b) > nonceSize {
+	if err != nil || len(b) < minNonce || len(b) > nonceSize || FormatClientNonce(b) != s { // the decoder skips line ends
 		return nil, fmt.Errorf("%w: the nonce is not base64url of %d to %d bytes", ErrMalformed, minNonce, nonceSize)
 	}
 	return b, nil

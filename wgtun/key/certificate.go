@@ -36,6 +36,7 @@ const (
 	maxCertificateNode = 64
 	certificateFixed   = 2 + 8 + 2*Size + 2*8
 	signatureSize      = 64
+	maxCertificateTime = 253402300799 // end of the year 9999; beyond, Go's times would wrap round
 )
 
 // MaxCertificateSize bounds a signed certificate, in bytes.
@@ -65,7 +66,8 @@ func (c Certificate) Sign(k DevicePrivate) []byte {
 }
 
 // OpenCertificate verifies a signed certificate of node under device at time now and returns it.
-// Every error wraps ErrCertificate; a certificate that is only too early or too late also wraps ErrCertificateTime.
+// Every error wraps ErrCertificate and comes with the zero Certificate, except that one which is only too early or too late is returned
+// beside an error that also wraps ErrCertificateTime.
 func OpenCertificate(signed []byte, node string, device DevicePublic, now time.Time) (Certificate, error) {
 	var c Certificate
 	if len(signed) < 2 || signed[0] != certificateVersion {
@@ -84,13 +86,16 @@ func OpenCertificate(signed []byte, node string, device DevicePublic, now time.T
 	c.Serial = binary.BigEndian.Uint64(rest)
 	copy(c.Tunnel[:], rest[8:])
 	copy(c.Probe[:], rest[8+Size:])
-	c.NotBefore = time.Unix(int64(binary.BigEndian.Uint64(rest[8+2*Size:])), 0)
-	c.NotAfter = time.Unix(int64(binary.BigEndian.Uint64(rest[16+2*Size:])), 0)
+	notBefore, notAfter := binary.BigEndian.Uint64(rest[8+2*Size:]), binary.BigEndian.Uint64(rest[16+2*Size:])
+	if notBefore > maxCertificateTime || notAfter > maxCertificateTime {
+		return Certificate{}, fmt.Errorf("%w: a time out of range", ErrCertificate)
+	}
+	c.NotBefore, c.NotAfter = time.Unix(int64(notBefore), 0), time.Unix(int64(notAfter), 0)
 	if c.Node != node {
-		return c, fmt.Errorf("%w: it names another node", ErrCertificate)
+		return Certificate{}, fmt.Errorf("%w: it names another node", ErrCertificate)
 	}
 	if c.Tunnel.IsZero() || c.Probe.IsZero() {
-		return c, fmt.Errorf("%w: it lacks a key", ErrCertificate)
+		return Certificate{}, fmt.Errorf("%w: it lacks a key", ErrCertificate)
 	}
 	if now.Before(c.NotBefore) || !now.Before(c.NotAfter) {
 		return c, fmt.Errorf("%w: %w (%s to %s)", ErrCertificate, ErrCertificateTime, c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339))

@@ -157,7 +157,7 @@ func (f Fingerprint) String() string { return base64.RawURLEncoding.EncodeToStri
 // ParseFingerprint reads String's form; ErrMalformed otherwise.
 func ParseFingerprint(s string) (f Fingerprint, err error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != len(f) {
+	if err != nil || len(b) != len(f) || len(s) != base64.RawURLEncoding.EncodedLen(len(f)) { // the decoder skips line ends
 		return f, fmt.Errorf("coordinator key fingerprint is not 43 characters of base64url: %w", ErrMalformed)
 	}
 	return Fingerprint(b), nil
