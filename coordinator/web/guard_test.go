@@ -107,7 +107,7 @@ func TestRefusesWhatIsNoSmallForm(t *testing.T) {
 	}
 	const urlencoded = "application/x-www-form-urlencoded"
 	p := w.person()
-	p.send("POST", "/login", with(urlencoded), "login="+strings.Repeat("a", maxBody)).want(t, http.StatusRequestEntityTooLarge)
+	p.send("POST", "/login", with(urlencoded), "login="+strings.Repeat("a", maxBody)).want(t, http.StatusRequestEntityTooLarge, "<h1>That is too much at once")
 	p.send("POST", "/login", with("multipart/form-data; boundary=x"), "--x--").want(t, http.StatusUnsupportedMediaType)
 	p.send("POST", "/login", with("application/json"), "{}").want(t, http.StatusUnsupportedMediaType)
 	p.send("POST", "/login", same, "login=x").want(t, http.StatusUnsupportedMediaType)

@@ -60,6 +60,7 @@ func TestSignInRenewsTheSession(t *testing.T) {
 	if p.cookie() == planted {
 		t.Error("the session kept its name over the sign-in")
 	}
+	p.get("/setup/tok/qr").want(t, http.StatusNotFound) // nor is anything left in it
 	w.person().send("GET", "/nodes", map[string]string{"Cookie": "__Host-picket=" + planted}, "").wantRedirect(t, "/login?next=%2Fnodes")
 }
 
@@ -238,7 +239,6 @@ func TestSessionStoreThatFails(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.Sessions = store })
 	p := w.signedIn(adminLogin)
 	store.writes = true
-	p.get("/nodes").want(t, http.StatusOK) // looking at pages goes on with a full disk
 	a := p.post("/logout")
 	a.want(t, http.StatusInternalServerError, "Something went wrong on our side")
 	a = w.person().post("/login", "login", adminLogin, "password", goodPass, "code", w.api.code(t, adminLogin))
@@ -249,6 +249,23 @@ func TestSessionStoreThatFails(t *testing.T) {
 	store.reads = true
 	p.get("/nodes").want(t, http.StatusInternalServerError)
 	p.get("/static/picket.css?v=1").want(t, http.StatusOK)
+}
+
+// TestPagesGoOnWithAFullDisk: that a session was used cannot be stored, and the page is shown all the same.
+func TestPagesGoOnWithAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api, store := newFake(t), &brokenStore{Store: memstore.NewWithCleanupInterval(0)}
+		h, err := New(Config{API: api, Sessions: store, URL: "https://picket.example.com"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cookie := signInDirectly(t, h, api)
+		store.writes = true
+		time.Sleep(2 * touchEvery)
+		if status := askDirectly(h, cookie); status != http.StatusOK {
+			t.Errorf("status %d", status)
+		}
+	})
 }
 
 func TestPlainHTTPHasAnotherCookie(t *testing.T) {

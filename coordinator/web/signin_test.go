@@ -35,6 +35,7 @@ func TestNoOpenRedirect(t *testing.T) {
 		" //evil.example":               "/",
 		"/\x00/evil.example":            "/",
 		"/\u007f":                       "/",
+		"/ /evil.example":               "/",
 		"/%":                            "/",
 		"/" + strings.Repeat("a", 2000): "/",
 		"/nodes":                        "/nodes",
