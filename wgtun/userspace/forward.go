@@ -1,0 +1,131 @@
+package userspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// Bounds of inbound forwarding. Beyond them a connection is refused, never queued.
+const (
+	maxTCPHandshakes   = 128 // opened by a peer and not yet answered by localhost
+	maxTCPConnections  = 1024
+	maxUDPFlows        = 256 // each may hold two datagrams of 64 KiB
+	localDialTimeout   = 5 * time.Second
+	udpIdleTimeout     = 180 * time.Second // as long as the filter keeps a replied UDP flow
+	maxDatagram        = 64 << 10
+	copyBufferSize     = 32 << 10
+	defaultReceiveSize = 0 // the stack's own
+)
+
+// DialFunc opens a connection to a service of this host.
+type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// forwarder hands inbound connections to localhost while one ForwardInbound runs.
+type forwarder struct {
+	stack *Stack
+	ctx   context.Context // of ForwardInbound; in a field because gVisor calls back without one
+	dial  DialFunc
+	tcp   *tcp.Forwarder
+
+	tcpSlots, udpSlots chan struct{}
+
+	mu       sync.Mutex // guards what follows
+	ended    bool       // no new work
+	work     sync.WaitGroup
+	halfOpen map[stack.TransportEndpointID]bool // connections whose handshake the peer has not finished
+}
+
+// ForwardInbound hands every inbound TCP connection and UDP flow on port P to 127.0.0.1:P (or dial, when not nil) until ctx
+// ends; then every forwarded connection is closed and nil returned. A port on which nothing listens is refused to the peer as
+// a kernel would: the handshake is completed only after localhost has accepted. Only one call may run at a time.
+func (s *Stack) ForwardInbound(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) error {
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	f := &forwarder{
+		stack:    s,
+		ctx:      ctx,
+		dial:     dial,
+		tcpSlots: make(chan struct{}, maxTCPConnections),
+		udpSlots: make(chan struct{}, maxUDPFlows),
+		halfOpen: make(map[stack.TransportEndpointID]bool),
+	}
+	f.tcp = tcp.NewForwarder(s.ip, defaultReceiveSize, maxTCPHandshakes, f.serveTCP)
+	if !s.inbound.CompareAndSwap(nil, f) {
+		return errors.New("forward inbound connections: already running")
+	}
+	select {
+	case <-ctx.Done():
+	case <-s.device.closed:
+	}
+	s.inbound.Store(nil)
+	f.end()
+	if ctx.Err() == nil {
+		return fmt.Errorf("forward inbound connections: %w", errClosed)
+	}
+	return nil
+}
+
+// begin admits one piece of work when a slot is free and the forwarder has not ended; done must then be called.
+func (f *forwarder) begin(slots chan struct{}) (done func(), ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return nil, false
+	}
+	select {
+	case slots <- struct{}{}:
+	default:
+		return nil, false
+	}
+	f.work.Add(1)
+	return func() { <-slots; f.work.Done() }, true
+}
+
+// end refuses new work, aborts handshakes that wait for a peer, and waits for the rest, which ctx has ended.
+func (f *forwarder) end() {
+	f.mu.Lock()
+	f.ended = true
+	waiting := make([]stack.TransportEndpointID, 0, len(f.halfOpen))
+	for id := range f.halfOpen {
+		waiting = append(waiting, id)
+	}
+	f.mu.Unlock()
+	for _, id := range waiting {
+		if ep := f.stack.ip.FindTransportEndpoint(networkOf(id.LocalAddress), header.TCPProtocolNumber, id, nicID); ep != nil {
+			ep.Abort()
+		}
+	}
+	f.work.Wait()
+}
+
+// setHalfOpen notes whether a handshake waits for its peer; false when the forwarder has ended meanwhile.
+func (f *forwarder) setHalfOpen(id stack.TransportEndpointID, waiting bool) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !waiting {
+		delete(f.halfOpen, id)
+		return true
+	}
+	if f.ended {
+		return false
+	}
+	f.halfOpen[id] = true
+	return true
+}
+
+// dialLocal opens the service that stands behind a port of the overlay address.
+func (f *forwarder) dialLocal(network string, port uint16) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(f.ctx, localDialTimeout)
+	defer cancel()
+	return f.dial(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+}
