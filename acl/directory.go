@@ -11,10 +11,10 @@ type UserID string
 // User is a person the policy may name by login.
 type User struct {
 	ID    UserID
-	Login string // e-mail form, lower case
+	Login string // e-mail form, lower case. Where two users have one login, no rule names either by it
 }
 
-// Node is a machine in the directory. It has an owner or tags, never both.
+// Node is a machine in the directory. It has an owner or tags, never both: with both the owner does not count.
 type Node struct {
 	ID         NodeID
 	Name       string // DNS label

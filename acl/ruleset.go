@@ -3,6 +3,7 @@ package acl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -96,4 +97,114 @@ type Decision struct {
 	Rule   *Rule     // the first rule in file order that allows; nil on refusal
 	Until  time.Time // when the last of the allowing rules ends; zero when one of them never does
 	Reason string    // on refusal: what is missing, in words
+}
+
+// end is an address resolved: whose it is, or who serves the route it lies behind.
+type end struct {
+	addr    netip.Addr
+	subject *Subject // nil when nobody has or serves it
+	routed  bool
+}
+
+// SubjectOf returns the subject that owns addr, or serves the most specific route to it (routed true; the first of several that serve the
+// same route); nil when nobody does, and when two subjects own addr.
+func (rs *Ruleset) SubjectOf(addr netip.Addr) (s *Subject, routed bool) {
+	if !plainAddr(addr) {
+		return nil, false
+	}
+	for i := range rs.Subjects {
+		if slices.Contains(rs.Subjects[i].Addresses, addr) {
+			if s != nil {
+				return nil, false
+			}
+			s = &rs.Subjects[i]
+		}
+	}
+	if s != nil {
+		return s, false
+	}
+	bits := -1
+	for i := range rs.Subjects {
+		for _, route := range rs.Subjects[i].Routes {
+			if route.Bits() > bits && route.Contains(addr) {
+				s, bits = &rs.Subjects[i], route.Bits()
+			}
+		}
+	}
+	return s, s != nil
+}
+
+func (rs *Ruleset) resolve(addr netip.Addr) end {
+	s, routed := rs.SubjectOf(addr)
+	return end{addr: addr, subject: s, routed: routed}
+}
+
+// matches reports whether e may stand at the set's end of a rule.
+func (s Set) matches(e end) bool {
+	switch {
+	case e.subject == nil:
+		return false
+	case e.routed:
+		return slices.ContainsFunc(s.Prefixes, func(p netip.Prefix) bool { return p.Contains(e.addr) })
+	}
+	return s.names(e.subject)
+}
+
+// names reports whether the set names the node itself.
+func (s Set) names(n *Subject) bool {
+	return slices.ContainsFunc(n.Roles, func(id RoleID) bool { return slices.Contains(s.Roles, id) })
+}
+
+// owners reports whether what SameOwner demands holds.
+func (r *Rule) owners(src, dst end) bool {
+	return !r.SameOwner || !src.routed && !dst.routed && src.subject.Owner != "" && src.subject.Owner == dst.subject.Owner
+}
+
+// covers reports whether the rule is about this protocol and port.
+func (r *Rule) covers(proto Proto, port uint16) bool {
+	return slices.ContainsFunc(r.Ports, func(p Ports) bool { return p.Contains(proto, port) })
+}
+
+// over reports whether the rule has ended.
+func (r *Rule) over(now time.Time) bool { return r.Until != 0 && now.UnixMilli() >= r.Until }
+
+// end returns when the rule ends; zero when it never does.
+func (r *Rule) end() time.Time {
+	if r.Until == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(r.Until)
+}
+
+// Allows is the slow, obvious reading of the rules: it looks at every rule, and the filter must agree with it. now decides deadlines: a
+// rule holds before its Until, not at it.
+func (rs *Ruleset) Allows(f Flow, now time.Time) Decision {
+	d := rs.decide(f, now)
+	if !d.Allow {
+		d.Reason = rs.Explain(f, now).String()
+	}
+	return d
+}
+
+// decide is Allows without words.
+func (rs *Ruleset) decide(f Flow, now time.Time) (d Decision) {
+	src, dst := rs.resolve(f.Src), rs.resolve(f.Dst)
+	if src.subject == nil || dst.subject == nil || f.Src.Is4() != f.Dst.Is4() {
+		return Decision{}
+	}
+	for i := range rs.Rules {
+		r := &rs.Rules[i]
+		if !r.Src.matches(src) || !r.Dst.matches(dst) || !r.owners(src, dst) || !r.covers(f.Proto, f.Port) {
+			continue
+		}
+		if r.over(now) || len(r.Restrictions) > 0 {
+			continue
+		}
+		if !d.Allow {
+			d = Decision{Allow: true, Rule: r, Until: r.end()}
+		} else if !d.Until.IsZero() && (r.Until == 0 || r.end().After(d.Until)) {
+			d.Until = r.end()
+		}
+	}
+	return d
 }

@@ -1,0 +1,224 @@
+package acl
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Miss says why a rule that comes near does not allow a flow.
+type Miss string
+
+// The misses, nearest first.
+const (
+	MissOver        Miss = "over"        // it would allow the flow, but has ended
+	MissRestriction Miss = "restriction" // it would allow the flow, but for a restriction that does not hold
+	MissPorts       Miss = "ports"       // both ends match; it allows other ports
+	MissOwner       Miss = "owner"       // it is for nodes of one owner
+	MissDestination Miss = "destination" // source and ports match
+	MissSource      Miss = "source"      // destination and ports match
+)
+
+var missOrder = []Miss{MissOver, MissRestriction, MissPorts, MissOwner, MissDestination, MissSource}
+
+// NearMiss is a rule that nearly allows a flow.
+type NearMiss struct {
+	Rule *Rule `json:"rule"`
+	Miss Miss  `json:"miss"`
+}
+
+// Problem is why no rule was even looked at.
+type Problem string
+
+// The problems; none when the rules decided.
+const (
+	ProblemNone        Problem = ""
+	ProblemAddress     Problem = "address"     // an address is not in its one form
+	ProblemFamilies    Problem = "families"    // IPv4 to IPv6, or the other way
+	ProblemSource      Problem = "source"      // nobody has or serves the source address
+	ProblemDestination Problem = "destination" // nobody has or serves the destination address
+)
+
+// Explanation is a Decision with what led to it. Nodes are ids: who renders it knows their names.
+type Explanation struct {
+	Flow      Flow       `json:"flow"`
+	Allow     bool       `json:"allow"`
+	Rule      *Rule      `json:"rule,omitempty"` // as in Decision
+	Until     time.Time  `json:"until,omitzero"` // as in Decision
+	Problem   Problem    `json:"problem,omitempty"`
+	Src       NodeID     `json:"src,omitempty"` // who has, or serves the route to, the source
+	Dst       NodeID     `json:"dst,omitempty"`
+	SrcRouted bool       `json:"srcRouted,omitempty"` // the source lies behind a route of Src
+	DstRouted bool       `json:"dstRouted,omitempty"`
+	Near      []NearMiss `json:"near,omitempty"` // on refusal: nearest first, in the file's order, at most 16
+}
+
+// maxNear bounds Explanation.Near, and maxNearWords how many of them the text names.
+const (
+	maxNear      = 16
+	maxNearWords = 3
+)
+
+// Explain says what Allows decides and why: which rule allows, or what is missing.
+func (rs *Ruleset) Explain(f Flow, now time.Time) Explanation {
+	d := rs.decide(f, now)
+	src, dst := rs.resolve(f.Src), rs.resolve(f.Dst)
+	e := Explanation{Flow: f, Allow: d.Allow, Rule: d.Rule, Until: d.Until, SrcRouted: src.routed, DstRouted: dst.routed}
+	if src.subject != nil {
+		e.Src = src.subject.Node
+	}
+	if dst.subject != nil {
+		e.Dst = dst.subject.Node
+	}
+	switch {
+	case d.Allow:
+	case !plainAddr(f.Src) || !plainAddr(f.Dst):
+		e.Problem = ProblemAddress
+	case f.Src.Is4() != f.Dst.Is4():
+		e.Problem = ProblemFamilies
+	case src.subject == nil:
+		e.Problem = ProblemSource
+	case dst.subject == nil:
+		e.Problem = ProblemDestination
+	default:
+		for i := range rs.Rules {
+			r := &rs.Rules[i]
+			from, to := r.Src.matches(src), r.Dst.matches(dst)
+			if miss, near := r.miss(from, to, from && to && r.owners(src, dst), r.covers(f.Proto, f.Port), now); near {
+				e.Near = append(e.Near, NearMiss{r, miss})
+			}
+		}
+		e.Near = nearest(e.Near)
+	}
+	return e
+}
+
+// miss says how near a refusing rule comes, given what of it matches.
+func (r *Rule) miss(src, dst, owners, ports bool, now time.Time) (Miss, bool) {
+	switch {
+	case src && dst && !owners:
+		return MissOwner, true
+	case src && dst && !ports:
+		return MissPorts, true
+	case src && dst && r.over(now):
+		return MissOver, true
+	case src && dst:
+		return MissRestriction, true
+	case src && ports:
+		return MissDestination, true
+	case dst && ports:
+		return MissSource, true
+	}
+	return "", false
+}
+
+// nearest sorts near misses and keeps the first.
+func nearest(near []NearMiss) []NearMiss {
+	slices.SortStableFunc(near, func(a, b NearMiss) int {
+		return slices.Index(missOrder, a.Miss) - slices.Index(missOrder, b.Miss)
+	})
+	return near[:min(len(near), maxNear)]
+}
+
+// String is Text with the ids.
+func (e Explanation) String() string { return e.Text(func(id NodeID) string { return string(id) }) }
+
+// Text is one sentence for people, without an end mark. name turns a node's id into what people call it.
+func (e Explanation) Text(name func(NodeID) string) string {
+	from, to := endText(e.Flow.Src, e.Src, e.SrcRouted, name), endText(e.Flow.Dst, e.Dst, e.DstRouted, name)
+	on := FormatPorts([]Ports{{e.Flow.Proto, e.Flow.Port, e.Flow.Port}})
+	if !e.Flow.Proto.HasPorts() {
+		on = e.Flow.Proto.String()
+	}
+	switch e.Problem {
+	case ProblemAddress:
+		return "an address is not in its plain form (no zone, no IPv4 dressed as IPv6)"
+	case ProblemFamilies:
+		return fmt.Sprintf("%s and %s are of different address families", e.Flow.Src, e.Flow.Dst)
+	case ProblemSource:
+		return fmt.Sprintf("no node known here has the address %s or serves a route to it", e.Flow.Src)
+	case ProblemDestination:
+		return fmt.Sprintf("no node known here has the address %s or serves a route to it", e.Flow.Dst)
+	}
+	if e.Allow {
+		return fmt.Sprintf("%s lets %s reach %s on %s", e.Rule.Ref, from, to, on)
+	}
+	return fmt.Sprintf("no rule lets %s reach %s on %s%s", from, to, on, nearText(e.Near, from, to))
+}
+
+func endText(a netip.Addr, id NodeID, routed bool, name func(NodeID) string) string {
+	if routed {
+		return fmt.Sprintf("%s (behind %s)", a, name(id))
+	}
+	return name(id)
+}
+
+// nearText names the nearest misses of one kind: "; grants[0], line 4 allows only tcp 5432".
+func nearText(near []NearMiss, from, to string) string {
+	var b strings.Builder
+	for i, n := range near {
+		if i == maxNearWords || n.Miss != near[0].Miss {
+			break
+		}
+		b.WriteString("; " + n.Rule.Ref.String() + " ")
+		switch n.Miss {
+		case MissOver:
+			b.WriteString("allowed it until " + n.Rule.end().UTC().Format(time.RFC3339))
+		case MissRestriction:
+			b.WriteString("allows it under a condition that is not met: " + n.Rule.Restrictions[0].Kind)
+		case MissPorts:
+			b.WriteString("allows only " + FormatPorts(n.Rule.Ports))
+		case MissOwner:
+			b.WriteString("allows it between nodes of one owner only")
+		case MissDestination:
+			b.WriteString("allows it to others than " + to)
+		case MissSource:
+			b.WriteString("allows it from others than " + from)
+		}
+	}
+	return b.String()
+}
+
+// Allowed is what one rule lets one node open on another.
+type Allowed struct {
+	Ref   Ref       `json:"ref"`
+	Ports []Ports   `json:"ports"`
+	Until time.Time `json:"until,omitzero"` // zero: never ends
+}
+
+// String is FormatPorts of the ports.
+func (a Allowed) String() string { return FormatPorts(a.Ports) }
+
+// Between lists what src may open on dst at their own addresses, a rule at a time, in the file's order. It is empty when either is
+// unknown or they have no address family in common.
+func (rs *Ruleset) Between(src, dst NodeID, now time.Time) (out []Allowed) {
+	a, b := rs.own(src), rs.own(dst)
+	if a.subject == nil || b.subject == nil || familiesOf(a.subject)&familiesOf(b.subject) == 0 {
+		return nil
+	}
+	for i := range rs.Rules {
+		r := &rs.Rules[i]
+		if r.Src.matches(a) && r.Dst.matches(b) && r.owners(a, b) && !r.over(now) && len(r.Restrictions) == 0 {
+			out = append(out, Allowed{r.Ref, r.Ports, r.end()})
+		}
+	}
+	return out
+}
+
+// own is a node as an end of flows, whichever its address.
+func (rs *Ruleset) own(id NodeID) end {
+	i := slices.IndexFunc(rs.Subjects, func(s Subject) bool { return s.Node == id })
+	if i < 0 {
+		return end{}
+	}
+	return end{subject: &rs.Subjects[i]}
+}
+
+func familiesOf(s *Subject) (f family) {
+	for _, a := range s.Addresses {
+		f |= familyOf(a)
+	}
+	return f
+}

@@ -1,0 +1,94 @@
+package acl
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/tailscale/hujson"
+)
+
+// tagOwners is one member of tagOwners: who may put the tag on nodes.
+type tagOwners struct {
+	at      int
+	users   []string
+	groups  []string
+	tags    []string
+	members bool // autogroup:member
+}
+
+// HasTag reports whether the policy's tagOwners defines tag ("tag:db").
+func (p *Policy) HasTag(tag string) bool { return p.tags[tag] != nil }
+
+// OwnsTag reports whether login may put tag on a node: tagOwners names the login, one of its groups, autogroup:member, or a tag that the
+// login owns. Administrators may use every tag that HasTag knows, whoever owns it; who they are is not the policy's to say, so neither
+// an empty list nor autogroup:admin makes anybody an owner here.
+func (p *Policy) OwnsTag(login, tag string) bool {
+	login = foldLogin(login)
+	return login != "" && p.ownedBy(tag, map[string]bool{}, func(o *tagOwners) bool {
+		inGroup := func(g string) bool { return slices.Contains(p.memberOf[login], g) }
+		return o.members || slices.Contains(o.users, login) || slices.ContainsFunc(o.groups, inGroup)
+	})
+}
+
+// TagOwnsTag reports whether nodes tagged owner may put tag on nodes: tagOwners names owner, directly or through another tag.
+func (p *Policy) TagOwnsTag(owner, tag string) bool {
+	return p.ownedBy(tag, map[string]bool{}, func(o *tagOwners) bool { return slices.Contains(o.tags, owner) })
+}
+
+// ownedBy reports whether tag, or a tag that owns it, has an owner that fits. Tags may own themselves and one another: seen ends circles.
+func (p *Policy) ownedBy(tag string, seen map[string]bool, fits func(*tagOwners) bool) bool {
+	o := p.tags[tag]
+	if o == nil || seen[tag] {
+		return false
+	}
+	seen[tag] = true
+	return fits(o) || slices.ContainsFunc(o.tags, func(t string) bool { return p.ownedBy(t, seen, fits) })
+}
+
+// tagOwners reads the section, first the names: tags may be named before they are defined.
+func (r *reader) tagOwners(v *hujson.Value) {
+	members, _ := r.members(v, quote("tagOwners"))
+	r.pol.tags = make(map[string]*tagOwners, len(members))
+	members = slices.DeleteFunc(members, func(m member) bool {
+		if !r.name(m, "tag:", "a tag") {
+			return true
+		}
+		r.pol.tags[m.name] = &tagOwners{at: m.at}
+		r.tagNames = append(r.tagNames, m.name)
+		return false
+	})
+	r.refuseCaseVariants(members)
+	for _, m := range members {
+		elems, _ := r.array(m.value, quote(m.name))
+		for i := range elems {
+			r.tagOwner(r.pol.tags[m.name], m.name, &elems[i])
+		}
+	}
+}
+
+func (r *reader) tagOwner(o *tagOwners, tag string, v *hujson.Value) {
+	at := v.StartOffset
+	s, ok := r.text(v, "an owner of "+quote(tag))
+	if !ok {
+		return
+	}
+	switch {
+	case strings.HasPrefix(s, "group:"):
+		if _, ok := r.knownGroup(s, at); ok {
+			o.groups = append(o.groups, s)
+		}
+	case strings.HasPrefix(s, "tag:"):
+		if r.knownTag(s, at) {
+			o.tags = append(o.tags, s)
+		}
+	case s == "autogroup:member":
+		o.members = true
+	case s == "autogroup:admin": // administrators own every tag
+	case strings.Contains(s, "@") && !strings.Contains(s, ":"):
+		if login, ok := r.login(s, at); ok {
+			o.users = append(o.users, login)
+		}
+	default:
+		r.err(at, "", "%s cannot own a tag: users, groups, tags, `autogroup:member` and `autogroup:admin` can", quote(s))
+	}
+}
