@@ -105,7 +105,7 @@ func (f *fake) code(t testing.TB, login string) string {
 func (f *fake) ticket(id string) *fakeTicket {
 	tk := &fakeTicket{code: "B7KD-2MXR", tries: 3, view: coordinator.TicketView{
 		ID: id, Hostname: "bob-thinkpad", OS: "linux (Debian 12)", From: netip.MustParseAddr("203.0.113.7"), Device: "device:89abcdef",
-		Owner: memberLogin, Created: time.Now().Add(-40 * time.Second), Expires: time.Now().Add(9 * time.Minute), State: protocol.TicketPending,
+		Created: time.Now().Add(-40 * time.Second), Expires: time.Now().Add(9 * time.Minute), State: protocol.TicketPending,
 	}}
 	f.tickets[id] = tk
 	return tk
@@ -285,7 +285,9 @@ func (f *fake) Ticket(_ context.Context, a coordinator.Actor, id string) (coordi
 	if !ok {
 		return coordinator.TicketView{}, refuse(coordinator.CodeNotFound, "There is no such login request: run picket up again.")
 	}
-	return t.view, f.enter("Ticket")
+	view := t.view
+	view.Owner = f.users[a.User].Login
+	return view, f.enter("Ticket")
 }
 
 func (f *fake) Approve(_ context.Context, a coordinator.Actor, id, code string) (coordinator.NodeView, error) {
