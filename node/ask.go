@@ -1,0 +1,287 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/node/localapi"
+	"picket.internal/wgtun"
+)
+
+// Why says whether a flow is allowed. A node knows the rules between itself and its peers only.
+func (a api) Why(_ context.Context, w localapi.Why) (localapi.WhyAnswer, error) {
+	return a.n.view.Load().why(w, time.Now())
+}
+
+func (v *view) why(w localapi.Why, now time.Time) (localapi.WhyAnswer, error) {
+	q, err := parseQuestion(w.Dst)
+	if err != nil {
+		return localapi.WhyAnswer{}, err
+	}
+	if v.held.isZero() {
+		return localapi.WhyAnswer{}, errors.New("no map is held, so nothing is allowed: " + v.problem())
+	}
+	flow, err := v.flow(w.Src, q)
+	answer := localapi.WhyAnswer{Src: orSelf(w.Src, v), Dst: w.Dst, Policy: policyName(v.held.content.Network.Policy)}
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		answer.Reason = refused.Error()
+		return answer, nil
+	}
+	if err != nil {
+		return localapi.WhyAnswer{}, err
+	}
+	if v.state != localapi.StateRunning {
+		answer.Reason = fmt.Sprintf("nothing passes while the node is %s: %s", v.state, v.problem())
+		return answer, nil
+	}
+	d := v.judged.rules.Allows(flow, now)
+	answer.Allow, answer.Reason = d.Allow, d.Reason
+	if d.Rule != nil {
+		answer.Rule = d.Rule.Ref.String()
+	}
+	return answer, nil
+}
+
+func orSelf(src string, v *view) string {
+	if src == "" {
+		return v.held.content.Self.Name
+	}
+	return src
+}
+
+// question is HOST:PORT[/PROTO] or HOST/icmp, read.
+type question struct {
+	host  string
+	proto acl.Proto
+	port  uint16
+}
+
+// parseQuestion reads the destination of a Why.
+func parseQuestion(s string) (q question, err error) {
+	usage := fmt.Errorf("%.80q is no destination: write NAME:PORT, NAME:PORT/udp or NAME/icmp", s)
+	at, proto, hasProto := strings.Cut(s, "/")
+	if !hasProto {
+		proto = "tcp"
+	}
+	var ok bool
+	if q.proto, ok = acl.ParseProto(proto); !ok {
+		return q, fmt.Errorf("%.20q is no protocol: write tcp, udp, icmp or a number", proto)
+	}
+	if !q.proto.HasPorts() {
+		q.host = strings.Trim(at, "[]")
+		if q.host == "" {
+			return q, usage
+		}
+		return q, nil
+	}
+	host, port, err := net.SplitHostPort(at)
+	if err != nil || host == "" {
+		return q, usage
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || strconv.FormatUint(n, 10) != port || n == 0 {
+		return q, fmt.Errorf("%.20q is no port: write a number from 1 to 65535", port)
+	}
+	q.host, q.port = host, uint16(n)
+	return q, nil
+}
+
+// refusedError says that a peer is known but left out.
+type refusedError struct{ name, why string }
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("the peer %s is refused: %s", e.name, e.why)
+}
+
+// flow turns names into addresses of one family.
+func (v *view) flow(src string, q question) (acl.Flow, error) {
+	from := v.held.content.Self.Subject
+	var err error
+	if src != "" {
+		if from, _, err = v.subject(src); err != nil {
+			return acl.Flow{}, err
+		}
+	}
+	to, exact, err := v.subject(q.host)
+	if err != nil {
+		return acl.Flow{}, err
+	}
+	self := v.held.content.Self.Node
+	if from.Node != self && to.Node != self {
+		return acl.Flow{}, errors.New("this node knows only of flows of its own: ask on one of the two, or the coordinator's operator")
+	}
+	if !exact.IsValid() {
+		exact = to.Addresses[0]
+		if q.proto == acl.ICMPv6 || q.proto == acl.ICMP {
+			if a, ok := addressFor(to, map[bool]netip.Addr{true: netip.IPv6Unspecified(), false: netip.IPv4Unspecified()}[q.proto == acl.ICMPv6]); ok {
+				exact = a
+			}
+		}
+	}
+	source, ok := addressFor(from, exact)
+	if !ok {
+		return acl.Flow{}, errors.New("the two ends have no address of one family")
+	}
+	return acl.Flow{Src: source, Dst: exact, Proto: q.proto, Port: q.port}, nil
+}
+
+// subject finds a node by name, node id or address; exact is the address when one was given.
+func (v *view) subject(ref string) (s acl.Subject, exact netip.Addr, err error) {
+	self := v.held.content.Self
+	if strings.EqualFold(ref, self.Name) || ref == string(self.Node) {
+		return self.Subject, exact, nil
+	}
+	if a, err := netip.ParseAddr(ref); err == nil {
+		a = a.Unmap()
+		if slices.Contains(self.Addresses, a) {
+			return self.Subject, a, nil
+		}
+		for _, p := range v.held.content.Peers {
+			if slices.Contains(p.Addresses, a) {
+				return p.Subject, a, v.refusal(p)
+			}
+		}
+		return s, a, fmt.Errorf("no peer has the address %s: either there is none, or the policy allows no flow between it and this node", a)
+	}
+	p, err := v.find(ref)
+	if err != nil {
+		return s, exact, err
+	}
+	return p.Subject, exact, v.refusal(p)
+}
+
+func (v *view) refusal(p protocol.Peer) error {
+	if why := v.judged.refused[p.Node]; why != "" {
+		return &refusedError{p.Name, why}
+	}
+	return nil
+}
+
+// maxPing bounds how long one ping may wait.
+const maxPing = 30 * time.Second
+
+// Ping sends one echo through tunnel and filters, and a probe along the path beside it. A refusal is answered at once.
+func (a api) Ping(ctx context.Context, p localapi.Ping) (localapi.PingAnswer, error) {
+	v := a.n.view.Load()
+	if v.overlay == nil || v.state != localapi.StateRunning {
+		return localapi.PingAnswer{}, errors.New("nothing can be pinged: " + v.problem())
+	}
+	flow, name, err := v.pingFlow(p.Target)
+	if err != nil {
+		return localapi.PingAnswer{}, err
+	}
+	answer := localapi.PingAnswer{Name: name, Addr: flow.Dst}
+	if d := v.judged.rules.Allows(flow, time.Now()); !d.Allow {
+		answer.Error = "refused by the policy: " + d.Reason
+		return answer, nil
+	}
+	if p.Timeout <= 0 || p.Timeout > maxPing {
+		p.Timeout = maxPing
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	var both sync.WaitGroup
+	both.Go(func() {
+		rtt, err := v.overlay.Echo(ctx, flow.Src, flow.Dst)
+		if answer.RTT = rtt; err != nil {
+			answer.Error = err.Error()
+		}
+		cancel() // the path probe had its chance
+	})
+	both.Go(func() {
+		rtt, at, err := v.overlay.Ping(ctx, v.nodeAt(flow.Dst))
+		if err == nil {
+			answer.PathRTT, answer.Path = rtt, "direct "+at.String()
+		}
+	})
+	both.Wait()
+	if answer.Path == "" {
+		answer.Path = v.pathTo(flow.Dst)
+	}
+	return answer, nil
+}
+
+func (v *view) pingFlow(target string) (acl.Flow, string, error) {
+	s, exact, err := v.subject(target)
+	if err != nil {
+		return acl.Flow{}, "", err
+	}
+	q := question{host: target, proto: acl.ICMP}
+	if exact.Is6() {
+		q.proto = acl.ICMPv6
+	}
+	if s.Node == v.held.content.Self.Node {
+		return acl.Flow{}, "", errors.New("that is this node itself")
+	}
+	flow, err := v.flow("", q)
+	if err != nil {
+		return acl.Flow{}, "", err
+	}
+	if flow.Dst.Is6() {
+		flow.Proto = acl.ICMPv6
+	}
+	for _, p := range v.held.content.Peers {
+		if p.Node == s.Node {
+			return flow, p.Name, nil
+		}
+	}
+	return flow, target, nil
+}
+
+func (v *view) nodeAt(a netip.Addr) acl.NodeID {
+	for _, p := range v.held.content.Peers {
+		if slices.Contains(p.Addresses, a) {
+			return p.Node
+		}
+	}
+	return ""
+}
+
+// pathTo is the path the tunnel knows of, in words.
+func (v *view) pathTo(a netip.Addr) string {
+	stats := v.overlay.Stats().Peers
+	i := slices.IndexFunc(stats, func(s wgtun.PeerStats) bool { return s.Node == v.nodeAt(a) })
+	if i < 0 || stats[i].Path.Kind == "" {
+		return ""
+	}
+	return stats[i].Path.Kind + " " + stats[i].Path.Addr.String()
+}
+
+// overlayNetwork is what the proxies dial.
+type overlayNetwork struct{ n *Node }
+
+// Resolve knows the names of peers that are used, and nothing else.
+func (o overlayNetwork) Resolve(name string) (netip.Addr, error) {
+	v := o.n.view.Load()
+	p, err := v.find(strings.TrimSuffix(name, "."))
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if err := v.refusal(p); err != nil {
+		return netip.Addr{}, err
+	}
+	return p.Addresses[0], nil
+}
+
+func (o overlayNetwork) Overlay(a netip.Addr) bool {
+	return slices.ContainsFunc(o.n.view.Load().held.content.Network.Overlay, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+func (o overlayNetwork) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	v := o.n.view.Load()
+	if v.overlay == nil {
+		return nil, errNoOverlay
+	}
+	return v.overlay.Dial(ctx, to)
+}

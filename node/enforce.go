@@ -1,0 +1,290 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/node/statefile"
+	"picket.internal/wgtun"
+	"picket.internal/wgtun/filter"
+)
+
+// loadMap takes the map on disk through the door. It is used within its lease by this host's clock, corrected by the offset stored with it.
+func (n *Node) loadMap() error {
+	n.map_.hints = make(map[acl.NodeID]protocol.Hint)
+	if !n.id.admitted() {
+		return nil
+	}
+	m, ok, err := n.id.dir.Map()
+	if err != nil {
+		return err
+	}
+	if !ok || m.Network != n.id.node.Network || m.Node != n.id.node.Node {
+		return nil
+	}
+	h, err := n.id.door().open(held{}, &m.Signed)
+	if err != nil {
+		n.trouble.refused = fmt.Sprintf("the map on disk is refused (%v): nothing passes until the coordinator sends another", err)
+		return nil
+	}
+	n.map_.held, n.clock = h, newClock(m.Offset())
+	for _, hint := range m.Hints {
+		n.map_.hints[hint.Node] = hint
+	}
+	if n.clock.now().Before(h.header.Issued.Add(-protocol.MaxClockSkew)) {
+		// The lease would seem longer than it is.
+		n.trouble.clock = fmt.Sprintf("this machine's clock shows %s, but the last map is of %s: set the clock, or wait until the coordinator is reached",
+			time.Now().UTC().Format(time.RFC3339), h.header.Issued.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// takeMap is the door for a map from the session. Whatever it refuses changes nothing.
+func (n *Node) takeMap(m protocol.Map) {
+	began := time.Now()
+	h, err := n.id.door().open(n.map_.held, &m)
+	switch {
+	case errors.Is(err, protocol.ErrResync):
+		n.log.Info("the change does not fit the map held: asking for the whole", "reason", err)
+		n.session.session.Resync()
+		return
+	case errors.Is(err, protocol.ErrStale):
+		n.log.Warn("a map older than the one in force was refused", "reason", err)
+		return
+	case err != nil:
+		n.log.Error("a map was refused", "reason", err)
+		n.trouble.refused = fmt.Sprintf("a map from the coordinator is refused (%v): the last one stays in force until its lease ends; tell the coordinator's operator", err)
+		return
+	}
+	n.trouble.refused = ""
+	n.map_.held = h
+	cut, err := n.enforce()
+	took := time.Since(began)
+	n.saveMap()
+	if err != nil {
+		n.log.Error("the map is not in force", "generation", h.header.Generation, "reason", err)
+		return
+	}
+	n.log.Info("map in force", "generation", h.header.Generation, "peers", len(n.map_.judged.peers), "cut", cut, "took", took)
+	n.session.session.Receipt(protocol.Receipt{Generation: h.header.Generation, Digest: h.header.Digest, Applied: took, Cut: cut})
+}
+
+// saveMap writes down the map held and the hints. Failing costs only the next start: the map in force stays.
+func (n *Node) saveMap() {
+	h := n.map_.held
+	if h.isZero() {
+		return
+	}
+	m := statefile.Map{Network: h.header.Network, Node: h.header.Node, Signed: h.signed, OffsetMillis: n.clock.offset.Milliseconds()}
+	for _, p := range h.content.Peers {
+		if hint, ok := n.map_.hints[p.Node]; ok {
+			m.Hints = append(m.Hints, hint)
+		}
+	}
+	n.noteSave(n.id.dir.SaveMap(m))
+}
+
+// noteSave shows a failure to write in the status until a later write succeeds.
+func (n *Node) noteSave(err error) {
+	n.trouble.state = ""
+	if err != nil {
+		n.log.Error("the state directory cannot be written", "reason", err)
+		n.trouble.state = err.Error()
+	}
+}
+
+// leaseEnd is when the map held lapses: its lease, or this node's own admission. The zero time when none is held.
+func (n *Node) leaseEnd() time.Time {
+	h := n.map_.held
+	if h.isZero() {
+		return time.Time{}
+	}
+	return soonest(h.header.NotAfter, h.content.Self.Expires)
+}
+
+// enforce judges the map held anew and puts it in force: host network first, so that the guard stands before anything may pass. It
+// returns how many flows that cut. It is called for each new map, when something of the held one ends, and when trust is given.
+func (n *Node) enforce() (cut int, err error) {
+	h := n.map_.held
+	n.map_.inForce = false
+	if h.isZero() || !n.id.admitted() {
+		return 0, errors.New("no map is held")
+	}
+	now := n.clock.now()
+	if !now.Before(h.content.Self.Expires) {
+		n.end(endExpired)
+		return 0, errors.New("this node's login ended")
+	}
+	n.map_.judged = judge(h.content, n.id.peers.Known, now, n.clock.offset)
+	n.warnRefused()
+	if !now.Before(n.leaseEnd()) {
+		n.setTimer(time.Time{})
+		n.refuseAll()
+		return 0, errors.New("the lease is over")
+	}
+	n.setTimer(soonest(n.map_.judged.next, n.leaseEnd()))
+	if n.overlay == nil {
+		return 0, errNoOverlay
+	}
+	if err := n.fit(); err != nil {
+		return 0, err
+	}
+	return n.apply()
+}
+
+// apply hands the judged map to the tunnel.
+func (n *Node) apply() (cut int, err error) {
+	h, j := n.map_.held, n.map_.judged
+	for i := range j.peers {
+		j.peers[i].Candidates = n.map_.hints[j.peers[i].Node].Endpoints
+	}
+	applied, err := n.overlay.overlay.Apply(wgtun.State{
+		Generation: h.header.Generation, Self: h.header.Node, Peers: j.peers, Rules: j.rules, NotAfter: n.clock.local(n.leaseEnd()),
+	})
+	if err != nil {
+		n.trouble.refused = fmt.Sprintf("the tunnel refuses the map (%v): the last one stays in force; tell the coordinator's operator", err)
+		return 0, err
+	}
+	n.map_.inForce = true
+	if err := n.id.meet(j.met); err != nil {
+		n.noteSave(err)
+	}
+	return len(applied.Cut), nil
+}
+
+// fit gives the host what the map says. When that fails nothing may pass: the guard may be missing.
+func (n *Node) fit() error {
+	c := n.map_.held.content
+	err := n.overlay.overlay.Fit(c.Self.Addresses, c.Network.Overlay)
+	if err == nil {
+		n.trouble.overlay = ""
+		return nil
+	}
+	if n.trouble.overlay != err.Error() {
+		n.log.Error("the host's network cannot be set up", "reason", err)
+	}
+	n.trouble.overlay = err.Error()
+	n.map_.inForce = false
+	n.refuseAll()
+	return err
+}
+
+// refuseAll cuts every flow and lets nothing pass until the next Apply.
+func (n *Node) refuseAll() {
+	if n.overlay == nil {
+		return
+	}
+	if _, err := n.overlay.overlay.Apply(wgtun.State{Self: n.id.node.Node}); err != nil {
+		n.log.Error("the tunnel could not be told to refuse everything: it is closed", "reason", err)
+		n.stopOverlay()
+	}
+}
+
+// warnRefused says once, in the log, which peers are left out.
+func (n *Node) warnRefused() {
+	was := n.view.Load()
+	for node, why := range n.map_.judged.refused {
+		if was == nil || was.judged.refused[node] != why {
+			n.log.Warn("a peer is refused", "peer", node, "reason", why)
+		}
+	}
+}
+
+// setTimer asks for enforce at t of the coordinator's clock; the zero time asks for nothing.
+func (n *Node) setTimer(t time.Time) {
+	if t.IsZero() {
+		n.timer.Stop()
+		return
+	}
+	n.timer.Reset(max(0, t.Sub(n.clock.now())))
+}
+
+// onCut logs what a change ended; the tunnel calls it.
+func (n *Node) onCut(cuts []filter.Cut) {
+	causes := make(map[string]int)
+	for _, c := range cuts {
+		causes[c.Cause]++
+	}
+	for cause, count := range causes {
+		n.log.Info("flows were cut", "cause", cause, "count", count)
+	}
+}
+
+// Why an admission is over.
+const (
+	endExpired = "expired"
+	endRemoved = "removed"
+)
+
+// end closes everything because the admission is over.
+func (n *Node) end(why string) {
+	n.log.Warn("this node is no longer admitted", "reason", why)
+	n.refuseAll()
+	n.noteSave(n.id.end(why))
+	n.map_ = mapState{hints: make(map[acl.NodeID]protocol.Hint)}
+	n.setTimer(time.Time{})
+	n.stopSession()
+	n.stopOverlay()
+}
+
+// startOverlay opens the overlay unless it is there.
+func (n *Node) startOverlay(ctx context.Context) {
+	if n.overlay != nil {
+		return
+	}
+	o, err := n.reach.overlay(ctx, overlayConfig{
+		name: n.config.TUN, port: n.config.Port, tunnel: n.id.node.Tunnel, probe: n.id.node.Probe, onCut: n.onCut, logger: n.log,
+	})
+	if err != nil {
+		if n.trouble.overlay != err.Error() {
+			n.log.Error("the tunnel cannot be opened", "reason", err)
+		}
+		n.trouble.overlay = err.Error()
+		return
+	}
+	n.trouble.overlay = ""
+	octx, stop := context.WithCancel(ctx)
+	r := &running{overlay: o, stop: stop, done: make(chan struct{})}
+	n.overlay = r
+	n.tasks.Go(func() {
+		err := o.Run(octx)
+		close(r.done)
+		_ = n.do(ctx, func() { n.overlayEnded(r, err) }) // the agent is ending otherwise
+	})
+	n.tasks.Go(func() {
+		select {
+		case <-o.Ready():
+			_ = n.do(octx, func() { n.report(false) }) // it was closed again
+		case <-octx.Done():
+		}
+	})
+	if !n.map_.held.isZero() && n.id.admitted() {
+		n.enforce()
+	}
+}
+
+// overlayEnded notes an overlay that ended by itself, somebody deleted its interface, say. tend opens it again.
+func (n *Node) overlayEnded(r *running, err error) {
+	if n.overlay != r {
+		return
+	}
+	r.stop()
+	n.overlay, n.map_.inForce = nil, false
+	n.trouble.overlay = "the tunnel was closed by something else: it is opened again"
+	n.log.Error("the tunnel ended by itself", "reason", err)
+}
+
+// stopOverlay closes the overlay and waits until it has taken everything back, so that the next one finds its name free.
+func (n *Node) stopOverlay() {
+	r := n.overlay
+	if r == nil {
+		return
+	}
+	n.overlay, n.map_.inForce = nil, false
+	r.stop()
+	<-r.done
+}

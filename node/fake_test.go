@@ -1,0 +1,390 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/node/control"
+	"picket.internal/node/localapi"
+	"picket.internal/node/statefile"
+	"picket.internal/wgtun"
+	"picket.internal/wgtun/filter"
+	"picket.internal/wgtun/key"
+)
+
+// fakeOverlay keeps what it was given. It opens at once and closes when told.
+type fakeOverlay struct {
+	config overlayConfig
+	ready  chan struct{}
+
+	mu      sync.Mutex
+	states  []wgtun.State
+	fitted  int
+	fitErr  error
+	hints   map[acl.NodeID][]netip.AddrPort
+	closed  bool
+	kill    chan error
+	echoErr error
+}
+
+func (o *fakeOverlay) Run(ctx context.Context) error {
+	close(o.ready)
+	defer func() {
+		o.mu.Lock()
+		o.closed = true
+		o.mu.Unlock()
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-o.kill:
+		return err
+	}
+}
+func (o *fakeOverlay) Ready() <-chan struct{} { return o.ready }
+func (o *fakeOverlay) Fit([]netip.Addr, []netip.Prefix) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fitted++
+	return o.fitErr
+}
+func (o *fakeOverlay) Apply(s wgtun.State) (wgtun.Applied, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var cut []filter.Cut
+	if len(o.states) > 0 && len(s.Peers) < len(o.states[len(o.states)-1].Peers) {
+		cut = make([]filter.Cut, 1)
+	}
+	o.states = append(o.states, s)
+	return wgtun.Applied{Cut: cut}, nil
+}
+func (o *fakeOverlay) Hint(n acl.NodeID, a []netip.AddrPort) { o.hints[n] = a }
+func (o *fakeOverlay) Stats() wgtun.Stats                    { return wgtun.Stats{Port: 41641} }
+func (o *fakeOverlay) Ping(ctx context.Context, _ acl.NodeID) (time.Duration, netip.AddrPort, error) {
+	return time.Millisecond, netip.MustParseAddrPort("192.0.2.9:41641"), nil
+}
+func (o *fakeOverlay) Echo(context.Context, netip.Addr, netip.Addr) (time.Duration, error) {
+	return 2 * time.Millisecond, o.echoErr
+}
+func (o *fakeOverlay) Dial(context.Context, netip.AddrPort) (net.Conn, error) {
+	return nil, errors.New("connection refused")
+}
+func (o *fakeOverlay) Interface() string { return "picket0" }
+
+// last is the state in force; the zero State, which refuses everything, when there is none.
+func (o *fakeOverlay) last() wgtun.State {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.states) == 0 {
+		return wgtun.State{}
+	}
+	return o.states[len(o.states)-1]
+}
+
+func (o *fakeOverlay) isClosed() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed
+}
+
+// fakeSession keeps what it was told.
+type fakeSession struct {
+	config    control.SessionConfig
+	mu        sync.Mutex
+	reports   []protocol.Report
+	receipts  []protocol.Receipt
+	resyncs   int
+	logoutErr error
+	ended     bool
+}
+
+func (s *fakeSession) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	return nil
+}
+func (s *fakeSession) Retry() {}
+func (s *fakeSession) SetReport(r protocol.Report) {
+	s.mu.Lock()
+	s.reports = append(s.reports, r)
+	s.mu.Unlock()
+}
+func (s *fakeSession) Receipt(r protocol.Receipt) {
+	s.mu.Lock()
+	s.receipts = append(s.receipts, r)
+	s.mu.Unlock()
+}
+func (s *fakeSession) Resync()                      { s.resyncs++ }
+func (s *fakeSession) Logout(context.Context) error { return s.logoutErr }
+
+// fakeClient admits, or says err.
+type fakeClient struct {
+	w         *world
+	err       error
+	ticket    *protocol.Ticket
+	waitErr   error
+	approved  chan struct{}
+	authKeys  []string
+	hostnames []string
+}
+
+func (c *fakeClient) Enrol(_ context.Context, _ key.DevicePrivate, f protocol.Facts, authKey string) (control.Enrolment, error) {
+	c.authKeys, c.hostnames = append(c.authKeys, authKey), append(c.hostnames, f.Hostname)
+	if c.err != nil {
+		return control.Enrolment{}, c.err
+	}
+	e := control.Enrolment{Coordinator: c.w.key.Public(), Network: testNetwork, Ticket: c.ticket}
+	if c.ticket == nil {
+		e.Admitted = c.w.admission()
+	}
+	return e, nil
+}
+func (c *fakeClient) Wait(ctx context.Context, _ protocol.Ticket) (protocol.Admission, error) {
+	select {
+	case <-ctx.Done():
+		return protocol.Admission{}, ctx.Err()
+	case <-c.approved:
+		return *c.w.admission(), c.waitErr
+	}
+}
+func (c *fakeClient) Close() {}
+
+// quietListener never has a connection.
+type quietListener struct{ done chan struct{} }
+
+func newQuietListener() *quietListener { return &quietListener{make(chan struct{})} }
+func (l *quietListener) Accept() (net.Conn, error) {
+	<-l.done
+	return nil, net.ErrClosed
+}
+func (l *quietListener) Close() error {
+	select {
+	case <-l.done:
+	default:
+		close(l.done)
+	}
+	return nil
+}
+func (l *quietListener) Addr() net.Addr { return &net.UnixAddr{Name: "quiet"} }
+
+const (
+	testNetwork = protocol.NetworkID("net1")
+	testURL     = "https://c.example:8443"
+	selfID      = acl.NodeID("self1")
+)
+
+// world is a node among fakes, and the coordinator's key.
+type world struct {
+	t        *testing.T
+	key      key.CoordinatorPrivate
+	dir      string
+	node     *Node
+	client   *fakeClient
+	overlays []*fakeOverlay
+	sessions []*fakeSession
+	openErr  error
+	run      context.Context // of the agent
+	stop     func()
+}
+
+func (w *world) api() api { return api{w.node, w.run} }
+
+// newWorld must be called inside a bubble. The node is not started.
+func newWorld(t *testing.T) *world {
+	time.Sleep(365 * 24 * time.Hour) // a bubble begins where times that messages may carry begin
+	w := &world{t: t, key: key.NewCoordinator(), dir: filepath.Join(t.TempDir(), "state")}
+	w.client = &fakeClient{w: w, approved: make(chan struct{})}
+	return w
+}
+
+// start makes the node from its state directory and runs it.
+func (w *world) start() {
+	w.t.Helper()
+	dir, err := statefile.Open(w.dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n, err := New(Config{State: dir, Version: "test", TUN: "picket0", Socket: newQuietListener(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n.reach = reach{
+		client: func(protocol.Join, control.Config) (enroller, error) { return w.client, nil },
+		session: func(c control.SessionConfig, _ enroller) (session, error) {
+			s := &fakeSession{config: c}
+			w.sessions = append(w.sessions, s)
+			return s, nil
+		},
+		overlay: func(_ context.Context, c overlayConfig) (overlay, error) {
+			if w.openErr != nil {
+				return nil, w.openErr
+			}
+			o := &fakeOverlay{config: c, ready: make(chan struct{}), kill: make(chan error, 1), hints: make(map[acl.NodeID][]netip.AddrPort)}
+			w.overlays = append(w.overlays, o)
+			return o, nil
+		},
+		watch: func(ctx context.Context, _ chan<- struct{}) error {
+			<-ctx.Done()
+			return nil
+		},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	w.node, w.run = n, ctx
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("Run: %v", err)
+		}
+		dir.Close()
+	})
+	w.t.Cleanup(w.stop)
+	synctest.Wait()
+}
+
+// join puts the node into the network by an auth key and connects its session.
+func (w *world) join() {
+	w.t.Helper()
+	w.start()
+	go w.api().Up(w.t.Context(), localapi.Up{Coordinator: testURL, AuthKey: testAuthKey}, func(localapi.UpEvent) {})
+	synctest.Wait()
+	w.connect(0)
+}
+
+const testAuthKey = protocol.AuthKeyPrefix + "0123456789abcdef"
+
+func (w *world) connect(ahead time.Duration) {
+	w.handler().OnConnected(ahead)
+	synctest.Wait()
+}
+
+func (w *world) handler() control.Handler { return w.session().config.Handler }
+
+func (w *world) session() *fakeSession {
+	w.t.Helper()
+	if len(w.sessions) == 0 {
+		w.t.Fatal("there is no session")
+	}
+	return w.sessions[len(w.sessions)-1]
+}
+
+func (w *world) overlay() *fakeOverlay {
+	w.t.Helper()
+	if len(w.overlays) == 0 {
+		w.t.Fatal("there is no overlay")
+	}
+	return w.overlays[len(w.overlays)-1]
+}
+
+func (w *world) status() localapi.Status {
+	synctest.Wait()
+	return w.node.view.Load().status()
+}
+
+func (w *world) wantState(want localapi.State) {
+	w.t.Helper()
+	if s := w.status(); s.State != want {
+		w.t.Errorf("state %s (%s), want %s", s.State, s.Problem, want)
+	}
+}
+
+func (w *world) admission() *protocol.Admission {
+	return &protocol.Admission{Node: selfID, Name: "me", Addresses: addrs("100.64.0.1"), Expires: time.Now().Add(30 * 24 * time.Hour)}
+}
+
+func addrs(s ...string) (out []netip.Addr) {
+	for _, a := range s {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+// peer is another node with its keys.
+type peer struct {
+	id     acl.NodeID
+	addr   string
+	device key.DevicePrivate
+	tunnel key.TunnelPublic
+	probe  key.ProbePublic
+}
+
+func newPeer(id acl.NodeID, addr string) *peer {
+	return &peer{id, addr, key.NewDevice(), key.NewTunnel().Public(), key.NewProbe().Public()}
+}
+
+func (p *peer) entry() protocol.Peer {
+	cert := key.Certificate{Node: string(p.id), Serial: 1, Tunnel: p.tunnel, Probe: p.probe,
+		NotBefore: time.Now().Add(-time.Hour).Truncate(time.Second), NotAfter: time.Now().Add(40 * time.Hour).Truncate(time.Second)}
+	return protocol.Peer{
+		Subject: acl.Subject{Node: p.id, Addresses: addrs(p.addr), Roles: []acl.RoleID{2}}, Name: string(p.id), Device: p.device.Public(),
+		Certificate: cert.Sign(p.device), Expires: time.Now().Add(20 * 24 * time.Hour),
+	}
+}
+
+// content is a map of this node and the peers, with a rule that lets this node reach them.
+func content(peers ...protocol.Peer) protocol.Content {
+	return protocol.Content{
+		Self: protocol.Self{Subject: acl.Subject{Node: selfID, Addresses: addrs("100.64.0.1"), Roles: []acl.RoleID{1}}, Name: "me",
+			Expires: time.Now().Add(30 * 24 * time.Hour)},
+		Network: protocol.Network{Overlay: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}},
+		Peers:   peers,
+		Rules: []acl.Rule{{Ref: acl.Ref{Section: "grants", Line: 4, Column: 1}, Src: acl.Set{Roles: []acl.RoleID{1}}, Dst: acl.Set{Roles: []acl.RoleID{2}},
+			Ports: []acl.Ports{{Proto: acl.TCP, First: 22, Last: 22}}}},
+	}
+}
+
+// signed is a whole map of that generation, with a lease of 12 hours.
+func (w *world) signed(generation uint64, c protocol.Content) protocol.Map {
+	w.t.Helper()
+	e, err := c.Encode()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.sign(w.key, protocol.Header{Network: testNetwork, Node: selfID, Generation: generation}, e)
+}
+
+// sign fills in digest and times where they are zero.
+func (w *world) sign(k key.CoordinatorPrivate, h protocol.Header, e protocol.Entries) protocol.Map {
+	w.t.Helper()
+	if h.Digest == nil {
+		h.Digest = protocol.Digest(e)
+	}
+	if h.Issued.IsZero() {
+		h.Issued = time.Now().UTC()
+	}
+	if h.NotAfter.IsZero() {
+		h.NotAfter = h.Issued.Add(12 * time.Hour)
+	}
+	var m protocol.Map
+	_, m.Put = protocol.Diff(nil, e)
+	if err := protocol.SignHeader(&m, h, k); err != nil {
+		w.t.Fatal(err)
+	}
+	return m
+}
+
+func (w *world) send(m protocol.Map) {
+	w.handler().OnMap(m)
+	synctest.Wait()
+}
+
+// nodesOf lists the peers of a state.
+func nodesOf(s wgtun.State) (out []acl.NodeID) {
+	for _, p := range s.Peers {
+		out = append(out, p.Node)
+	}
+	return out
+}

@@ -1,0 +1,105 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/wgtun"
+	"picket.internal/wgtun/key"
+)
+
+// judgement is what of a map may be used at one moment.
+type judgement struct {
+	peers   []wgtun.Peer
+	refused map[acl.NodeID]string           // why, in words, by the peers left out
+	changed map[acl.NodeID]key.DevicePublic // the new device key of peers left out for it
+	met     map[acl.NodeID]key.DevicePublic // peers never met before
+	rules   *acl.Ruleset                    // between this node and the peers that are used, at this host's clock
+	next    time.Time                       // when something of it ends, at the coordinator's clock; zero never
+}
+
+// judge decides which peers are used at time now of the coordinator's clock, offset ahead of this host's. A peer refused leaves the others
+// as they are; its subject is left out of the rules, so that a packet to it is refused at once rather than lost.
+func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, now time.Time, offset time.Duration) judgement {
+	j := judgement{
+		refused: make(map[acl.NodeID]string),
+		changed: make(map[acl.NodeID]key.DevicePublic),
+		met:     make(map[acl.NodeID]key.DevicePublic),
+	}
+	used := c
+	used.Peers = nil
+	for _, p := range c.Peers {
+		cert, err := judgePeer(p, known, now)
+		if err != nil {
+			j.refused[p.Node] = err.Error()
+			if errors.Is(err, errDeviceKey) {
+				j.changed[p.Node] = p.Device
+			}
+			j.next = soonest(j.next, startOf(err, cert, now))
+			continue
+		}
+		if _, ok := known[p.Node]; !ok {
+			j.met[p.Node] = p.Device
+		}
+		used.Peers = append(used.Peers, p)
+		j.next = soonest(j.next, cert.NotAfter, p.Expires)
+		j.peers = append(j.peers, wgtun.Peer{
+			Node: p.Node, Device: p.Device, Tunnel: cert.Tunnel, Probe: cert.Probe,
+			Addresses: slices.Clone(p.Addresses), Routes: slices.Clone(p.Routes),
+		})
+	}
+	j.rules = atHostClock(used.Ruleset(), offset)
+	return j
+}
+
+// errDeviceKey is wrapped when a peer shows another device key than it was known by.
+var errDeviceKey = errors.New("its device key changed")
+
+// judgePeer verifies one peer's certificate under the device key it is known by.
+func judgePeer(p protocol.Peer, known map[acl.NodeID]key.DevicePublic, now time.Time) (key.Certificate, error) {
+	if k, ok := known[p.Node]; ok && k != p.Device {
+		return key.Certificate{}, fmt.Errorf("%w from %s to %s: ask its owner whether it was set up anew, then picket trust %s", errDeviceKey, k.Short(), p.Device.Short(), p.Name)
+	}
+	cert, err := key.OpenCertificate(p.Certificate, string(p.Node), p.Device, now)
+	if err != nil {
+		return cert, err
+	}
+	if !now.Before(p.Expires) {
+		return cert, errors.New("its login ended: its owner must run picket up there")
+	}
+	return cert, nil
+}
+
+// startOf is when a certificate that is only too early will hold; the zero time otherwise.
+func startOf(err error, c key.Certificate, now time.Time) time.Time {
+	if errors.Is(err, key.ErrCertificateTime) && now.Before(c.NotBefore) {
+		return c.NotBefore
+	}
+	return time.Time{}
+}
+
+// atHostClock moves the deadlines of rules from the coordinator's clock to this host's, which is offset behind it: the filter looks at that.
+func atHostClock(rs *acl.Ruleset, offset time.Duration) *acl.Ruleset {
+	rules := slices.Clone(rs.Rules)
+	for i := range rules {
+		if rules[i].Until != 0 {
+			rules[i].Until -= offset.Milliseconds()
+		}
+	}
+	return &acl.Ruleset{Rules: rules, Subjects: rs.Subjects}
+}
+
+// addressFor is s's address of the family of other; false when it has none.
+func addressFor(s acl.Subject, other netip.Addr) (netip.Addr, bool) {
+	for _, a := range s.Addresses {
+		if a.Is4() == other.Is4() {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}

@@ -1,0 +1,288 @@
+// Package node is the agent on a machine: it joins a network, keeps the tunnel to what the coordinator's signed maps say, and stops it when
+// they no longer say so.
+//
+// One goroutine, in Run, owns everything that changes; others hand it functions (do) and read an immutable view of the last state. Its
+// tasks are the session with the coordinator, the overlay (tunnel and host network), the socket for the command line, the proxies and a
+// watch on the host's network.
+//
+// Deadlines use the coordinator's signed time, carried on by the monotonic clock. That clock stands still while a machine sleeps on some
+// systems, and so does the lease until the coordinator is heard again.
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/node/control"
+	"picket.internal/node/hostnet"
+	"picket.internal/node/localapi"
+	"picket.internal/node/proxy"
+	"picket.internal/node/statefile"
+)
+
+// Config of a Node.
+type Config struct {
+	State     *statefile.Dir
+	Version   string
+	TUN       string       // name of the interface, or Userspace
+	Port      uint16       // UDP; 0 lets the system choose
+	Socket    net.Listener // for the command line; Run closes it
+	SOCKS5    net.Listener // on loopback; nil for none; Run closes it
+	HTTPProxy net.Listener // on loopback; nil for none; Run closes it
+	// Loopback tells the coordinator loopback addresses, too: for several nodes on one host.
+	Loopback bool
+	Logger   *slog.Logger
+}
+
+// Node is the agent.
+type Node struct {
+	config Config
+	log    *slog.Logger
+	reach  reach // how it reaches the world; replaced in tests
+	calls  chan call
+	view   atomic.Pointer[view]
+	upTurn chan struct{} // of one: held by the Up that runs
+	tasks  sync.WaitGroup
+
+	// owned by Run
+	id      *identity
+	clock   clock
+	map_    mapState
+	session *running // nil when none
+	overlay *running // nil when none
+	joining bool     // an Up is enrolling: the overlay is opened ahead
+	trouble trouble
+	login   *localapi.Login
+	contact contact
+	timer   *time.Timer // of the next deadline
+}
+
+// mapState is the map held, what of it is used, and what is known beside it.
+type mapState struct {
+	held    held
+	judged  judgement
+	hints   map[acl.NodeID]protocol.Hint
+	inForce bool // the tunnel was given it
+}
+
+// trouble is what stands in the way, a sentence each; empty when nothing does.
+type trouble struct {
+	clock   string // this host's clock cannot be trusted: no tunnel
+	overlay string // the tunnel, or its place on the host, could not be made
+	link    string // why the coordinator is not reached
+	state   string // something could not be written to disk
+	refused string // a map that was refused
+}
+
+// contact is what is known of the connection to the coordinator.
+type contact struct {
+	connected bool
+	last      time.Time // by this host's clock
+	endpoints []netip.AddrPort
+}
+
+// running is a task that can be stopped: the overlay, or the session.
+type running struct {
+	overlay overlay
+	session session
+	stop    context.CancelFunc
+	done    chan struct{} // closed when it has ended
+}
+
+// retryEvery is how often what failed is tried again, and what others may have taken away is looked at.
+const retryEvery = 5 * time.Second
+
+// New checks the configuration and reads the state directory, making keys on the first start; it starts nothing.
+func New(c Config) (*Node, error) {
+	if c.State == nil || c.Socket == nil || c.Logger == nil || c.TUN == "" {
+		return nil, errors.New("node: a state directory, a socket, a logger and an interface are needed")
+	}
+	id, err := loadIdentity(c.State)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		config: c, log: c.Logger, reach: realReach(c.Logger), id: id, clock: newClock(0),
+		calls: make(chan call), upTurn: make(chan struct{}, 1), timer: time.NewTimer(time.Hour),
+	}
+	if err := n.loadMap(); err != nil {
+		return nil, err
+	}
+	n.publish()
+	return n, nil
+}
+
+// Run is the agent; it blocks until ctx ends, then takes everything back, and returns nil. It must be called once.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer n.tasks.Wait()
+	changed := make(chan struct{}, 1)
+	n.startTasks(ctx, cancel, changed)
+	tick := time.NewTicker(retryEvery)
+	defer tick.Stop()
+	n.reconcile(ctx)
+	n.publish()
+	for {
+		select {
+		case <-ctx.Done():
+			n.stopSession()
+			n.stopOverlay()
+			n.saveMap() // for the newest hints
+			cause := context.Cause(ctx)
+			if errors.Is(cause, context.Canceled) {
+				return nil
+			}
+			return cause
+		case c := <-n.calls:
+			c.f()
+			n.publish()
+			close(c.done)
+			continue
+		case <-n.timer.C:
+			n.enforce()
+		case <-changed:
+			n.hostChanged(ctx)
+		case <-tick.C:
+			n.tend(ctx)
+		}
+		n.publish()
+	}
+}
+
+// startTasks starts what lives as long as the agent. A task that fails ends the agent.
+func (n *Node) startTasks(ctx context.Context, fail context.CancelCauseFunc, changed chan<- struct{}) {
+	start := func(run func() error) {
+		n.tasks.Go(func() {
+			if err := run(); err != nil {
+				fail(err)
+			}
+		})
+	}
+	start(func() error { return localapi.Serve(ctx, n.config.Socket, api{n, ctx}, n.log) })
+	start(func() error { return n.watch(ctx, changed) })
+	if l := n.config.SOCKS5; l != nil {
+		start(func() error { return proxy.NewSOCKS5(overlayNetwork{n}, n.log).Serve(ctx, l) })
+	}
+	if l := n.config.HTTPProxy; l != nil {
+		start(func() error { return proxy.NewHTTP(overlayNetwork{n}, n.log).Serve(ctx, l) })
+	}
+}
+
+// watch restarts the watch on the host's network when the kernel's notices were lost; that itself counts as a change.
+func (n *Node) watch(ctx context.Context, changed chan<- struct{}) error {
+	for {
+		err := n.reach.watch(ctx, changed)
+		if ctx.Err() != nil || err == nil {
+			return nil
+		}
+		n.log.Warn("the watch on the host's network is started anew", "reason", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// errStopping is returned to whoever asks something of an agent that is ending.
+var errStopping = errors.New("the agent is stopping")
+
+// call is a function for Run to call.
+type call struct {
+	f    func()
+	done chan struct{} // closed when f has returned and the view shows what it did
+}
+
+// do has Run call f and waits for it. It fails, with f not called, when ctx ends first.
+func (n *Node) do(ctx context.Context, f func()) error {
+	c := call{f, make(chan struct{})}
+	select {
+	case n.calls <- c:
+		<-c.done
+		return nil
+	case <-ctx.Done():
+		return errStopping
+	}
+}
+
+// reconcile starts and stops session and overlay as the state of things asks.
+func (n *Node) reconcile(ctx context.Context) {
+	if (n.wanted() || n.joining) && n.trouble.clock == "" {
+		n.startOverlay(ctx)
+	} else {
+		n.stopOverlay()
+	}
+	if n.wanted() { // asked again: opening the overlay may have shown that the admission is over
+		n.startSession(ctx)
+	} else {
+		n.stopSession()
+	}
+}
+
+// wanted reports whether this node is to be on the overlay.
+func (n *Node) wanted() bool { return n.id.admitted() && n.id.node.WantUp }
+
+// tend tries again what failed, and mends what others took away from the host.
+func (n *Node) tend(ctx context.Context) {
+	n.reconcile(ctx)
+	if n.overlay != nil && !n.map_.held.isZero() && n.id.admitted() {
+		if !n.map_.inForce {
+			n.enforce()
+		} else {
+			n.fit()
+		}
+	}
+	if !n.clock.now().Before(n.id.renew) {
+		n.report(false)
+	}
+}
+
+// hostChanged reacts to new or lost addresses and routes.
+func (n *Node) hostChanged(ctx context.Context) {
+	n.tend(ctx)
+	n.report(false)
+	if n.session != nil && !n.contact.connected {
+		n.session.session.Retry()
+	}
+}
+
+// realReach reaches the real world.
+func realReach(logger *slog.Logger) reach {
+	return reach{
+		client: func(j protocol.Join, c control.Config) (enroller, error) {
+			c.Join, c.Logger = j, logger
+			return control.New(c)
+		},
+		session: func(c control.SessionConfig, e enroller) (session, error) {
+			client, ok := e.(*control.Client)
+			if !ok {
+				return nil, errors.New("no client for the session")
+			}
+			c.Client = client
+			return control.NewSession(c)
+		},
+		overlay: openOverlay,
+		watch:   hostnet.Watch,
+	}
+}
+
+// reach is how a node reaches the world.
+type reach struct {
+	client  func(protocol.Join, control.Config) (enroller, error)
+	session func(control.SessionConfig, enroller) (session, error)
+	overlay func(context.Context, overlayConfig) (overlay, error)
+	watch   func(ctx context.Context, changed chan<- struct{}) error
+}

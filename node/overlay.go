@@ -1,0 +1,84 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/wgtun"
+	"picket.internal/wgtun/filter"
+	"picket.internal/wgtun/key"
+)
+
+// overlay is the node's foot in the overlay: a tunnel, and what joins it to this host.
+type overlay interface {
+	// Run keeps it until ctx ends (nil), then closes everything it owns and takes back what Fit did.
+	Run(ctx context.Context) error
+	// Ready is closed when the UDP port is bound.
+	Ready() <-chan struct{}
+	// Fit gives the host these addresses in these ranges; calling it again mends what others took away.
+	Fit(addresses []netip.Addr, ranges []netip.Prefix) error
+	Apply(wgtun.State) (wgtun.Applied, error)
+	Hint(acl.NodeID, []netip.AddrPort)
+	Stats() wgtun.Stats
+	// Ping probes the path to a peer.
+	Ping(context.Context, acl.NodeID) (time.Duration, netip.AddrPort, error)
+	// Echo sends an ICMP echo from the own address through the tunnel and waits for its answer.
+	Echo(ctx context.Context, from, to netip.Addr) (time.Duration, error)
+	// Dial opens a TCP connection to an overlay address.
+	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// Interface is the name of the host's network interface, "" when there is none.
+	Interface() string
+}
+
+// overlayConfig is what opening an overlay takes.
+type overlayConfig struct {
+	name   string // of the TUN, or Userspace
+	port   uint16
+	tunnel key.TunnelPrivate
+	probe  key.ProbePrivate
+	onCut  func([]filter.Cut)
+	logger *slog.Logger
+}
+
+// Userspace, as Config.TUN, takes a network stack inside the process in place of an interface.
+const Userspace = "userspace"
+
+func openOverlay(ctx context.Context, c overlayConfig) (overlay, error) {
+	if err := checkPort(ctx, c.port); err != nil {
+		return nil, err
+	}
+	if c.name == Userspace {
+		return openUserspace(c)
+	}
+	return openTUN(c)
+}
+
+// checkPort looks whether the UDP port is free, for the sake of a clear sentence; the device binds it later.
+func checkPort(ctx context.Context, port uint16) error {
+	if port == 0 {
+		return nil
+	}
+	var lc net.ListenConfig
+	l, err := lc.ListenPacket(ctx, "udp", netip.AddrPortFrom(netip.IPv6Unspecified(), port).String())
+	if err != nil {
+		if l, err = lc.ListenPacket(ctx, "udp4", netip.AddrPortFrom(netip.IPv4Unspecified(), port).String()); err != nil {
+			return &portError{port}
+		}
+	}
+	return l.Close()
+}
+
+type portError struct{ port uint16 }
+
+func (e *portError) Error() string {
+	return fmt.Sprintf("the UDP port %d is taken by another program: stop that one, or name another with --port (0 lets the system choose)", e.port)
+}
+
+// errNoOverlay says that nothing can pass because the tunnel is not up.
+var errNoOverlay = errors.New("the tunnel is not up")

@@ -1,0 +1,57 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.zx2c4.com/wireguard/conn"
+
+	"picket.internal/wgtun"
+	"picket.internal/wgtun/userspace"
+)
+
+// userspaceOverlay joins the tunnel to a network stack in this process: flows come out at ports of 127.0.0.1 and go in by the proxies.
+type userspaceOverlay struct {
+	*wgtun.Tunnel
+	stack *userspace.Stack
+}
+
+func openUserspace(c overlayConfig) (overlay, error) {
+	stack, err := userspace.New(wgtun.DefaultMTU, c.logger)
+	if err != nil {
+		return nil, fmt.Errorf("make the network stack: %w", err)
+	}
+	tunnel, err := wgtun.New(wgtun.Config{
+		TUN: stack.Device(), Bind: conn.NewDefaultBind(), Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, OnCut: c.onCut,
+	})
+	if err != nil {
+		stack.Device().Close()
+		return nil, fmt.Errorf("make the tunnel: %w", err)
+	}
+	return &userspaceOverlay{tunnel, stack}, nil
+}
+
+func (o *userspaceOverlay) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return o.Tunnel.Run(ctx) })
+	g.Go(func() error { return o.stack.ForwardInbound(ctx, nil) })
+	return g.Wait()
+}
+
+func (o *userspaceOverlay) Fit(addresses []netip.Addr, _ []netip.Prefix) error {
+	return o.stack.SetAddresses(addresses)
+}
+
+func (o *userspaceOverlay) Echo(ctx context.Context, _, to netip.Addr) (time.Duration, error) {
+	return o.stack.Ping(ctx, to)
+}
+
+func (o *userspaceOverlay) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	return o.stack.Dial(ctx, "tcp", to)
+}
+
+func (o *userspaceOverlay) Interface() string { return "" }
