@@ -1,0 +1,323 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"picket.internal/acl"
+)
+
+// PolicyText is what a source found.
+type PolicyText struct {
+	Text    []byte
+	Commit  string // full id; empty for a plain file
+	Author  string
+	Subject string // first line of the commit message
+	Time    time.Time
+	// Rewritten says that the commit in force, handed to Fetch, is no ancestor of Commit.
+	Rewritten bool
+}
+
+// PolicySource is where policy comes from.
+type PolicySource interface {
+	// Fetch returns the newest text. inForce is the commit in force ("" none). Bounded in time by ctx and in size by itself.
+	Fetch(ctx context.Context, inForce string) (PolicyText, error)
+	// Changed may be nil; a value from it asks for a Fetch at once (a file watcher, say).
+	Changed() <-chan struct{}
+	String() string // for people, without credentials
+}
+
+// PolicyStatus is what is in force, and what stands against anything newer.
+type PolicyStatus struct {
+	Source     string    `json:"source"`
+	Commit     string    `json:"commit,omitempty"`
+	Author     string    `json:"author,omitempty"`
+	Subject    string    `json:"subject,omitempty"`
+	Committed  time.Time `json:"committed"`
+	InForce    time.Time `json:"inForce"` // since when; zero when nothing ever was
+	Generation uint64    `json:"generation"`
+	Text       string    `json:"text,omitempty"`
+	Enforcing  int       `json:"enforcing"` // nodes with a receipt for at least Generation
+	Nodes      int       `json:"nodes"`
+	Checked    time.Time `json:"checked"` // last successful fetch
+	// Refused is the newer commit that is not in force; Errors say why, one a line, with line and column.
+	Refused       string    `json:"refused,omitempty"`
+	RefusedAuthor string    `json:"refusedAuthor,omitempty"`
+	Errors        []string  `json:"errors,omitempty"`
+	ErrorSince    time.Time `json:"errorSince"`
+}
+
+// fetchTime bounds one Fetch.
+const fetchTime = 2 * time.Minute
+
+// policyKeeper is what is known of policy beside what is stored.
+type policyKeeper struct {
+	poke    chan struct{} // holds one value when a fetch is asked for
+	loading sync.Mutex    // held through a fetch and its commit, so that policies land in the order they were found
+
+	mu      sync.Mutex
+	text    [32]byte    // by mu: SHA-256 of the text that last was parsed
+	last    *acl.Policy // by mu: that text, parsed
+	checked time.Time   // by mu
+	refused refusal     // by mu
+}
+
+// refusal is why a newer policy is not in force.
+type refusal struct {
+	commit, author string
+	errors         []string
+	since          time.Time
+}
+
+func (r refusal) same(o refusal) bool {
+	return r.commit == o.commit && strings.Join(r.errors, "\n") == strings.Join(o.errors, "\n")
+}
+
+func (k *policyKeeper) init() { k.poke = make(chan struct{}, 1) }
+
+// parsed is the policy of row, parsed once; without a row, the one that allows nothing.
+func (k *policyKeeper) parsed(row PolicyRow) (*acl.Policy, error) {
+	if row.Generation == 0 {
+		return acl.Deny(), nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	sum := sha256.Sum256(row.Text)
+	if k.last != nil && k.text == sum {
+		return k.last, nil
+	}
+	p, err := acl.Parse(row.Text)
+	if err != nil {
+		return nil, fmt.Errorf("parse the policy in force: %w", err)
+	}
+	k.text, k.last = sum, p
+	return p, nil
+}
+
+// PokePolicy asks for a fetch soon (webhook); it does not block and coalesces.
+func (c *Coordinator) PokePolicy() {
+	select {
+	case c.policy.poke <- struct{}{}:
+	default:
+	}
+}
+
+// keepPolicy fetches at once, then whenever it is asked to and every PolicyPoll, until ctx ends.
+func (c *Coordinator) keepPolicy(ctx context.Context) error {
+	source := c.config.Policy
+	if source == nil {
+		return nil
+	}
+	poll := time.NewTicker(c.config.PolicyPoll)
+	defer poll.Stop()
+	changed := source.Changed()
+	for {
+		if _, _, err := c.loadPolicy(ctx, system, ""); err != nil && ctx.Err() == nil {
+			c.log.Error("the policy cannot be loaded", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+		case <-c.policy.poke:
+		case _, ok := <-changed:
+			if !ok {
+				changed = nil
+			}
+		}
+	}
+}
+
+// ReloadPolicy fetches now and reports. accept names a commit that may be taken although it rewrites history ("" none). A policy that is
+// refused is no error: the status says why.
+func (c *Coordinator) ReloadPolicy(ctx context.Context, a Actor, accept string) (PolicyStatus, Change, error) {
+	if err := c.viewAllowed(ctx, a, rightLoadPolicy); err != nil {
+		return PolicyStatus{}, Change{}, c.outward(ctx, err)
+	}
+	if c.config.Policy == nil {
+		return PolicyStatus{}, Change{}, refuse(CodeInvalid, "the coordinator was started without a policy: start it with --policy-repo or --policy-file")
+	}
+	g, summary, err := c.loadPolicy(ctx, a, accept)
+	if err != nil {
+		return PolicyStatus{}, Change{}, c.outward(ctx, err)
+	}
+	return c.policyStatus(), Change{Generation: g, Summary: summary}, nil
+}
+
+// viewAllowed checks a right that reaches everything, in a transaction that reads.
+func (c *Coordinator) viewAllowed(ctx context.Context, a Actor, r right) error {
+	return c.store.View(ctx, func(tx ReadTx) error {
+		_, err := reachOf(tx, a, r)
+		return err
+	})
+}
+
+// loadPolicy fetches, checks and, when it is new and good, commits. The error is storage's; what the source and the policy have against
+// them goes into the status.
+func (c *Coordinator) loadPolicy(ctx context.Context, a Actor, accept string) (uint64, string, error) {
+	c.policy.loading.Lock()
+	defer c.policy.loading.Unlock()
+	w := c.world.Load()
+	fetching, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	found, err := c.config.Policy.Fetch(fetching, w.current.Commit)
+	if ctx.Err() != nil {
+		return 0, "", ctx.Err()
+	}
+	if err != nil {
+		c.policyRefused(refusal{errors: []string{err.Error()}})
+		return w.generation, "nothing new could be fetched", nil
+	}
+	c.policy.mu.Lock()
+	c.policy.checked = c.now()
+	c.policy.mu.Unlock()
+	if w.current.Generation > 0 && found.Commit == w.current.Commit && string(found.Text) == string(w.current.Text) {
+		c.policyRefused(refusal{})
+		return w.generation, "the policy in force is the newest", nil
+	}
+	if wrong := c.judge(w, found, accept); len(wrong) > 0 {
+		c.policyRefused(refusal{commit: found.Commit, author: oneLine(found.Author, 200), errors: wrong})
+		return w.generation, "the newest policy was refused", nil
+	}
+	g, err := c.commitPolicy(ctx, a, found)
+	if err != nil {
+		return 0, "", err
+	}
+	c.policyRefused(refusal{})
+	return g, "policy " + shortCommit(found.Commit) + " is in force", nil
+}
+
+// judge says what stands against a policy: rewritten history, mistakes, and its own tests. Nothing, when it may come into force.
+func (c *Coordinator) judge(w *world, found PolicyText, accept string) []string {
+	if found.Rewritten && (accept == "" || accept != found.Commit) {
+		return []string{fmt.Sprintf("history was rewritten: commit %s does not come after %s, which is in force; if that is meant, accept it: policy reload --accept %s",
+			shortCommit(found.Commit), shortCommit(w.current.Commit), found.Commit)}
+	}
+	p, err := acl.Parse(found.Text)
+	if err != nil {
+		return policyErrors(err)
+	}
+	directory := w.directory(anyNode)
+	if failures := p.Test(directory, c.now()); len(failures) > 0 {
+		return testErrors(failures)
+	}
+	if _, err := acl.Compile(p, directory, c.config.Salt); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
+}
+
+// maxPolicyErrors bounds what is kept of a refused policy's errors.
+const maxPolicyErrors = 200
+
+func policyErrors(err error) []string {
+	var all acl.Errors
+	if !errors.As(err, &all) {
+		return []string{oneLine(err.Error(), 1000)}
+	}
+	var out []string
+	for _, d := range all {
+		if d.Severity == acl.SeverityWarning {
+			continue
+		}
+		out = append(out, oneLine(d.String(), 1000))
+	}
+	return firstErrors(out)
+}
+
+func testErrors(failures []acl.TestFailure) []string {
+	var out []string
+	for _, f := range failures {
+		out = append(out, fmt.Sprintf("line %d, column %d: %s", f.Line, f.Column, oneLine(f.Message, 1000)))
+	}
+	return firstErrors(out)
+}
+
+func firstErrors(all []string) []string {
+	if len(all) > maxPolicyErrors {
+		return append(all[:maxPolicyErrors:maxPolicyErrors], fmt.Sprintf("and %d more", len(all)-maxPolicyErrors))
+	}
+	return all
+}
+
+// policyRefused notes why nothing newer is in force (no errors: there is nothing newer), and logs it once.
+func (c *Coordinator) policyRefused(r refusal) {
+	c.policy.mu.Lock()
+	defer c.policy.mu.Unlock()
+	if r.same(c.policy.refused) {
+		return
+	}
+	if len(r.errors) > 0 {
+		r.since = c.now()
+		c.log.Error("a newer policy is not in force", "commit", shortCommit(r.commit), "author", r.author, "reason", r.errors[0], "errors", len(r.errors))
+	}
+	c.policy.refused = r
+}
+
+// commitPolicy puts a policy in force: text, author, commit id and audit record in one transaction, with the next generation.
+func (c *Coordinator) commitPolicy(ctx context.Context, a Actor, found PolicyText) (uint64, error) {
+	return c.update(ctx, a, func(ch *change) error {
+		if a.Kind != ActorSystem {
+			if err := ch.allowed(rightLoadPolicy); err != nil {
+				return err
+			}
+		}
+		g, _, err := ch.Generation()
+		if err != nil {
+			return err
+		}
+		ch.narrow()
+		subject, author := oneLine(found.Subject, 200), oneLine(found.Author, 200)
+		ch.record("policy.commit", found.Commit, strings.Trim(author+": "+subject, ": "))
+		return ch.InsertPolicy(PolicyRow{
+			Text: found.Text, Source: c.config.Policy.String(), Commit: found.Commit, Author: author, Subject: subject,
+			Committed: found.Time, InForce: ch.Now(), Generation: max(g, c.emergency.floor()) + 1,
+		})
+	})
+}
+
+func shortCommit(id string) string {
+	if id == "" {
+		return "of the file"
+	}
+	return oneLine(id[:min(len(id), 12)], 12)
+}
+
+// PolicyStatus reports.
+func (c *Coordinator) PolicyStatus(ctx context.Context, a Actor) (PolicyStatus, error) {
+	if err := c.viewAllowed(ctx, a, rightReadPolicy); err != nil {
+		return PolicyStatus{}, c.outward(ctx, err)
+	}
+	return c.policyStatus(), nil
+}
+
+func (c *Coordinator) policyStatus() PolicyStatus {
+	w := c.world.Load()
+	s := PolicyStatus{
+		Source: w.current.Source, Commit: w.current.Commit, Author: w.current.Author, Subject: w.current.Subject,
+		Committed: w.current.Committed, InForce: w.current.InForce, Generation: w.current.Generation, Text: string(w.current.Text),
+	}
+	if c.config.Policy != nil {
+		s.Source = c.config.Policy.String()
+	}
+	for _, n := range w.nodes {
+		if n.Expired {
+			continue
+		}
+		s.Nodes++
+		if g := c.ledger.newest(n.ID).Generation; g > 0 && g >= s.Generation {
+			s.Enforcing++
+		}
+	}
+	c.policy.mu.Lock()
+	defer c.policy.mu.Unlock()
+	s.Checked = c.policy.checked
+	s.Refused, s.RefusedAuthor = c.policy.refused.commit, c.policy.refused.author
+	s.Errors, s.ErrorSince = c.policy.refused.errors, c.policy.refused.since
+	return s
+}

@@ -1,0 +1,238 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"golang.org/x/time/rate"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/wgtun/key"
+)
+
+// maxCertificateLife bounds what a node may sign for itself, since its address is held that long after its removal.
+const maxCertificateLife = 366 * 24 * time.Hour
+
+// budgets bound what one node can make the coordinator do, also over many sessions (one who reconnects gets no fresh one).
+type budgets struct {
+	mu     sync.Mutex
+	byNode map[acl.NodeID]*budget
+}
+
+type budget struct {
+	changes  *rate.Limiter // of its certificate or facts: each makes new maps for its peers
+	evidence *rate.Limiter // audit records
+	replaced *rate.Limiter // audit records
+
+	mu     sync.Mutex
+	unsaid uint64 // evidence counted but not recorded yet
+}
+
+func (b *budgets) of(id acl.NodeID) *budget {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.byNode == nil {
+		b.byNode = make(map[acl.NodeID]*budget)
+	}
+	if b.byNode[id] == nil {
+		b.byNode[id] = &budget{
+			changes:  rate.NewLimiter(rate.Every(10*time.Second), 10),
+			evidence: rate.NewLimiter(rate.Every(10*time.Second), 5),
+			replaced: rate.NewLimiter(rate.Every(time.Minute), 5),
+		}
+	}
+	return b.byNode[id]
+}
+
+// keep forgets the nodes that w does not have.
+func (b *budgets) keep(w *world) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id := range b.byNode {
+		if _, ok := w.nodes[id]; !ok {
+			delete(b.byNode, id)
+		}
+	}
+}
+
+// Report takes new facts, certificate and endpoints. A certificate that is not signed by the node's device key, or older than the newest
+// one, refuses the whole report. A report that says what is known already costs nothing and changes no map.
+func (s *Session) Report(ctx context.Context, r protocol.Report) error {
+	if err := s.ended(); err != nil {
+		return err
+	}
+	return s.c.outward(ctx, s.report(ctx, r, false))
+}
+
+func (s *Session) report(ctx context.Context, r protocol.Report, opening bool) error {
+	facts := cleanFacts(r.Facts)
+	n, err := s.c.world.Load().NodeByID(s.node)
+	if err != nil {
+		return standing(s.c.world.Load(), s.node)
+	}
+	if err := s.c.checkCertificate(n, r.Certificate); err != nil {
+		return err
+	}
+	if n.Facts != facts || !bytes.Equal(n.Certificate, r.Certificate) {
+		if !s.c.budgets.of(s.node).changes.Allow() {
+			return refuse(protocol.CodeThrottled, "the node changes what it says of itself too often: wait a minute")
+		}
+		if err := s.c.saveReport(ctx, s.actor(), s.node, facts, r.Certificate); err != nil {
+			return err
+		}
+	}
+	s.setEndpoints(s.c.usable(r.Endpoints), opening)
+	return nil
+}
+
+func (s *Session) setEndpoints(e []netip.AddrPort, opening bool) {
+	s.mu.Lock()
+	same := fmt.Sprint(s.endpoints) == fmt.Sprint(e)
+	s.endpoints = e
+	s.mu.Unlock()
+	if !same && !opening {
+		s.c.announce(s.node)
+	}
+}
+
+// usable drops endpoints nobody could be reached at, or that would make peers send into the overlay itself.
+func (c *Coordinator) usable(all []netip.AddrPort) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, e := range all {
+		a := e.Addr().Unmap()
+		if len(out) == protocol.MaxEndpoints {
+			break
+		}
+		if e.Port() == 0 || protocol.CheckAddr(a) != nil || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) ||
+			c.config.Overlay4.Contains(a) || c.config.Overlay6.Contains(a) {
+			continue
+		}
+		out = append(out, netip.AddrPortFrom(a, e.Port()))
+	}
+	return out
+}
+
+// checkCertificate verifies a certificate under the device key of n, and that its serial rose.
+func (c *Coordinator) checkCertificate(n NodeRow, signed []byte) error {
+	now := c.now()
+	if bytes.Equal(n.Certificate, signed) && len(signed) > 0 {
+		return nil // it was verified when it was stored; peers judge its time
+	}
+	cert, err := key.OpenCertificate(signed, string(n.ID), n.Device, now)
+	switch {
+	case errors.Is(err, key.ErrCertificateTime):
+		return refuse(protocol.CodeClock, "the node's key certificate does not hold now (%s): set the node's clock, and check the coordinator's", now.Format(time.DateTime))
+	case err != nil:
+		return refuse(protocol.CodeBadRequest, "the node's key certificate was refused: %s", err)
+	case cert.NotAfter.Sub(now) > maxCertificateLife:
+		return refuse(protocol.CodeBadRequest, "the node's key certificate runs for more than a year: make a shorter one")
+	}
+	if old, ok := newestSerial(n); ok && cert.Serial <= old {
+		return refuse(protocol.CodeBadRequest, "the node's key certificate has serial %d, but %d was seen before: its state is an older copy, or in use twice; log out and join again", cert.Serial, old)
+	}
+	return nil
+}
+
+// newestSerial is that of the certificate stored for n; false when it has none.
+func newestSerial(n NodeRow) (uint64, bool) {
+	cert, err := key.OpenCertificate(n.Certificate, string(n.ID), n.Device, n.Created)
+	if err != nil && !errors.Is(err, key.ErrCertificateTime) {
+		return 0, false
+	}
+	return cert.Serial, true
+}
+
+// saveReport commits new facts and certificate, judged once more against the row in the transaction (R4).
+func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, facts protocol.Facts, certificate []byte) error {
+	_, err := c.update(ctx, a, func(ch *change) error {
+		n, err := ch.NodeByID(id)
+		if err != nil || !n.Removed.IsZero() {
+			return refuse(protocol.CodeRemoved, "this node was removed from the network: join again with picket up")
+		}
+		if err := c.checkCertificate(n, certificate); err != nil {
+			return err
+		}
+		var what []string
+		if !bytes.Equal(n.Certificate, certificate) {
+			what = append(what, "new key certificate")
+		}
+		if n.Facts != facts {
+			what = append(what, fmt.Sprintf("host %q, %s/%s, picket %s", facts.Hostname, facts.OS, facts.Arch, facts.Version))
+		}
+		if len(what) == 0 {
+			return nil
+		}
+		n.Facts, n.Certificate = facts, certificate
+		ch.raise()
+		ch.record("node.report", string(id), strings.Join(what, "; "))
+		return ch.UpdateNode(n)
+	})
+	return err
+}
+
+// Evidence takes what a node saw of a misbehaving peer, and writes it into the audit log: at most a few records a minute from one node,
+// whose counts include what was left out.
+func (s *Session) Evidence(ctx context.Context, e protocol.Evidence) error {
+	if err := s.ended(); err != nil {
+		return err
+	}
+	if e.Kind != "egress-bypass" {
+		return refuse(protocol.CodeBadRequest, "the coordinator does not know this kind of evidence")
+	}
+	if _, ok := s.c.world.Load().nodes[e.Peer]; !ok {
+		return refuse(protocol.CodeBadRequest, "the evidence is about no node of this network")
+	}
+	count, ok := s.c.budgets.of(s.node).countEvidence(e.Count)
+	if !ok {
+		return nil
+	}
+	_, err := s.c.update(ctx, s.actor(), func(ch *change) error {
+		ch.record("node.evidence", string(e.Peer), fmt.Sprintf("%s, %d packets, e.g. %s", e.Kind, count, oneLine(e.Flow, 200)))
+		return nil
+	})
+	return s.c.outward(ctx, err)
+}
+
+// countEvidence adds n to what is unsaid, and returns it all when it may be recorded now.
+func (b *budget) countEvidence(n uint64) (uint64, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unsaid += n
+	if !b.evidence.Allow() {
+		return 0, false
+	}
+	all := b.unsaid
+	b.unsaid = 0
+	return all, true
+}
+
+// cleanFacts makes a host's claims fit to be shown: one line each, printable, bounded.
+func cleanFacts(f protocol.Facts) protocol.Facts {
+	return protocol.Facts{
+		Hostname: oneLine(f.Hostname, 255), OS: oneLine(f.OS, 64), Arch: oneLine(f.Arch, 32), Version: oneLine(f.Version, 64),
+	}
+}
+
+// oneLine is s without what a terminal or a log reader would act on, and at most max bytes.
+func oneLine(s string, max int) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == unicode.ReplacementChar || !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+	for len(s) > max {
+		s = s[:max]
+		s = strings.ToValidUTF8(s, "")
+	}
+	return strings.TrimSpace(s)
+}
