@@ -2,9 +2,8 @@
 //
 // A request passes, in this order: the rate limit of its address, the checks of method and content type, a bounded read within a
 // deadline, the decoder's bounds, and only then the coordinator. A session passes the same and then: hello (10 s), challenge, proof
-// (10 s), Attach; until there it counts against a global cap and a cap of its address. After that three tasks run side by side and
-// the first to end ends all: one takes messages from the coordinator to the node, one from the node to the coordinator, one says
-// that we live.
+// (10 s), Attach; until there it counts against a global cap and a cap of its address. After that two tasks run side by side and
+// the first to end ends both: one takes messages from the coordinator to the node, one from the node to the coordinator.
 package httpapi
 
 import (
@@ -34,7 +33,8 @@ type API interface {
 	PokePolicy()
 }
 
-// Session is an attached node, as coordinator.Session is. Next is called by one task only; the others may be called beside it.
+// Session is an attached node, as coordinator.Session is. Next is called by one task only, and yields a protocol.Live at least every
+// protocol.LiveInterval; the others may be called beside it.
 type Session interface {
 	Next(ctx context.Context) (coordinator.Outgoing, error)
 	Report(ctx context.Context, r protocol.Report) error
@@ -86,7 +86,6 @@ type Timing struct {
 	Body  time.Duration // to read a request's body, and to write an answer; 10 s
 	Hello time.Duration // for the hello, and again for the proof; 10 s
 	Write time.Duration // for a node to take one message; a stalled one is dropped; 10 s
-	Live  time.Duration // between our signs of life; protocol.LiveInterval
 	Dead  time.Duration // of silence until a node is taken for gone; 2 * LiveInterval + 5 s
 }
 
@@ -149,7 +148,6 @@ func (t Timing) filled() Timing {
 	def(&t.Body, 10*time.Second)
 	def(&t.Hello, 10*time.Second)
 	def(&t.Write, 10*time.Second)
-	def(&t.Live, protocol.LiveInterval)
 	def(&t.Dead, 2*protocol.LiveInterval+5*time.Second)
 	return t
 }

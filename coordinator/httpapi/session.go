@@ -151,11 +151,11 @@ func expect[T any](ctx context.Context, l *link) (T, error) {
 }
 
 // pump runs an open session until one side ends it. The task that ends first closes the session, says farewell, and only then returns:
-// its return cancels the others, and cancelling a read or write drops the connection with everything unsaid.
+// its return cancels the other, and cancelling a read or write drops the connection with everything unsaid.
 func (h *Handler) pump(ctx context.Context, l *link, s Session) error {
 	over := sync.OnceFunc(s.Close)
 	g, ctx := errgroup.WithContext(ctx)
-	for _, task := range []func(context.Context, Session) error{l.toNode, l.fromNode, l.live} {
+	for _, task := range []func(context.Context, Session) error{l.toNode, l.fromNode} {
 		g.Go(func() error {
 			err := task(ctx, s)
 			over() // before the farewell: the node may be back by the time that is written
@@ -166,7 +166,7 @@ func (h *Handler) pump(ctx context.Context, l *link, s Session) error {
 	return g.Wait()
 }
 
-// toNode passes on what the coordinator has to say.
+// toNode passes on what the coordinator has to say. Signs of life come from there too, so that they are signs of the task that sends maps.
 func (l *link) toNode(ctx context.Context, s Session) error {
 	for {
 		m, err := s.Next(ctx)
@@ -175,22 +175,6 @@ func (l *link) toNode(ctx context.Context, s Session) error {
 		}
 		if err := l.write(ctx, m.Type, m.Body); err != nil {
 			return err
-		}
-	}
-}
-
-// live says that we live.
-func (l *link) live(ctx context.Context, _ Session) error {
-	t := time.NewTicker(l.timing.Live)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case now := <-t.C:
-			if err := l.write(ctx, protocol.TypeLive, protocol.Live{Time: now.UTC()}); err != nil {
-				return err
-			}
 		}
 	}
 }

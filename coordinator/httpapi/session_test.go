@@ -261,17 +261,6 @@ func TestSessionDropsSilentNode(t *testing.T) {
 	s.fake.waitEnded(t)
 }
 
-func TestSessionSaysThatWeLive(t *testing.T) {
-	s := serve(t, Config{Timing: Timing{Live: 20 * time.Millisecond}})
-	n := s.dial(t)
-	n.open()
-	for range 3 {
-		if l, ok := n.read().Body.(protocol.Live); !ok || time.Since(l.Time) > time.Minute {
-			t.Error(l, ok)
-		}
-	}
-}
-
 // TestSessionPacesNode: beyond its burst a node is read more slowly, and loses nothing.
 func TestSessionPacesNode(t *testing.T) {
 	s := serve(t, Config{})

@@ -210,7 +210,7 @@ func TestSessionReconnects(t *testing.T) {
 // TestSessionDeadLink: a coordinator that says nothing, while its TCP connection stays, is given up.
 func TestSessionDeadLink(t *testing.T) {
 	c := newCoord()
-	at, _ := c.listen(t, c.self(t), "127.0.0.1:0", httpapi.Timing{Live: time.Hour})
+	at, _ := c.listen(t, c.self(t), "127.0.0.1:0", httpapi.Timing{})
 	timing := quick
 	timing.Dead = 150 * time.Millisecond
 	_, r, _ := c.run(t, at, timing)
@@ -223,7 +223,8 @@ func TestSessionDeadLink(t *testing.T) {
 // TestSessionStaysAlive: either side's signs of life keep the other from giving up.
 func TestSessionStaysAlive(t *testing.T) {
 	c := newCoord()
-	at, _ := c.listen(t, c.self(t), "127.0.0.1:0", httpapi.Timing{Live: 40 * time.Millisecond, Dead: 400 * time.Millisecond})
+	c.live = 40 * time.Millisecond
+	at, _ := c.listen(t, c.self(t), "127.0.0.1:0", httpapi.Timing{Dead: 400 * time.Millisecond})
 	timing := quick
 	timing.Live, timing.Dead = 40*time.Millisecond, 400*time.Millisecond
 	_, r, _ := c.run(t, at, timing)

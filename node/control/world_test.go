@@ -104,6 +104,7 @@ type coord struct {
 	mu        sync.Mutex
 	ahead     time.Duration // of its clock against ours
 	version   int
+	live      time.Duration
 	enrol     func(protocol.EnrolBody) (protocol.EnrolAnswer, error)
 	waits     []func() (protocol.WaitAnswer, error) // one an asking; the last stays
 	info      func(client []byte) (protocol.Info, error)
@@ -116,7 +117,7 @@ type coord struct {
 }
 
 func newCoord() *coord {
-	return &coord{key: key.NewCoordinator(), device: key.NewDevice(), version: protocol.Version, nonces: map[string]bool{}, sessions: make(chan *session, 64)}
+	return &coord{key: key.NewCoordinator(), device: key.NewDevice(), version: protocol.Version, live: protocol.LiveInterval, nonces: map[string]bool{}, sessions: make(chan *session, 64)}
 }
 
 // with changes a coordinator's behaviour.
@@ -197,7 +198,7 @@ func (c *coord) Attach(_ context.Context, h protocol.Hello, ch protocol.Challeng
 			return nil, err
 		}
 	}
-	s := &session{proof: p, out: make(chan coordinator.Outgoing, 64), end: make(chan error, 1), heard: make(chan protocol.Message, 64), closed: make(chan struct{})}
+	s := &session{proof: p, live: c.live, out: make(chan coordinator.Outgoing, 64), end: make(chan error, 1), heard: make(chan protocol.Message, 64), closed: make(chan struct{})}
 	c.sessions <- s
 	return s, nil
 }
@@ -207,6 +208,7 @@ func (c *coord) PokePolicy() {}
 // session is the coordinator's end of one.
 type session struct {
 	proof  protocol.Proof
+	live   time.Duration // between signs of life
 	out    chan coordinator.Outgoing
 	end    chan error
 	heard  chan protocol.Message
@@ -215,6 +217,8 @@ type session struct {
 
 func (s *session) Next(ctx context.Context) (coordinator.Outgoing, error) {
 	select {
+	case now := <-time.After(s.live):
+		return coordinator.Outgoing{Type: protocol.TypeLive, Body: protocol.Live{Time: now}}, nil
 	case o := <-s.out:
 		return o, nil
 	case err := <-s.end:
