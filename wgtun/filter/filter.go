@@ -1,11 +1,28 @@
 // Package filter turns compiled rules and a table of live flows into a verdict for each packet.
+//
+// What happens to a packet, in order, all of it on the caller's goroutine:
+//
+//	parse      packet.View refuses what cannot be read in one way only
+//	find       the flow table, under the lock of one of its shards
+//	follow     a known flow: rules still those that admitted it, deadline, TCP state and window (flow.go, tcp.go)
+//	judge      an unknown one: addresses, then rules, then room in the table; still under the shard's lock (judge.go)
+//	fragments  a first fragment is remembered once it passed, a later one is held against it (fragment.go)
+//
+// Only a packet that passes writes state. The rules in force are one atomic pointer, which is read again under the shard's lock: Swap
+// stores the new pointer first and takes each shard's lock after, so a flow admitted under old rules is always there for Swap to
+// re-judge, and none is followed under rules that no longer hold.
+//
+// Flows end idle after: TCP opening 30 s, half open 60 s, established 24 h, one side closed 10 min, both closed 60 s, reset 10 s;
+// UDP, ICMP echo and other protocols 30 s without and 180 s with an answer. A cut flow's tombstone stays 60 s.
 package filter
 
 import (
-	"net/netip"
+	"cmp"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"picket.internal/acl"
+	"picket.internal/wgtun/packet"
 )
 
 // Verdict is what becomes of a packet. The zero Verdict is a refusal.
@@ -18,79 +35,152 @@ const (
 	Pass
 )
 
-// Reason is why a packet was refused. The zero Reason belongs to packets that pass.
-type Reason uint8
-
-// Policy is what the filter enforces from one Swap to the next. The zero Policy refuses everything.
-type Policy struct {
-	Generation uint64
-	Self       acl.NodeID
-	Rules      *acl.Ruleset
-	NotAfter   time.Time // end of the lease, carrying a monotonic reading; at and after it nothing passes
-}
-
 // Result is a verdict with what explains it.
 type Result struct {
 	Verdict Verdict
 	Reason  Reason
 }
 
-// Flow describes one live flow, for people.
-type Flow struct {
-	Src, Dst         netip.AddrPort // of the opening packet; ICMP echo has its id as source port and 0 as destination port
-	Proto            acl.Proto
-	Out              bool // opened by this node
-	Rule             acl.Ref
-	Opened, LastSeen time.Time
-	Until            time.Time // zero when nothing but the lease ends it
-	Packets, Bytes   uint64
+// direction of travel of a packet, or of the one that opened a flow.
+type direction uint8
+
+const (
+	egress direction = iota
+	ingress
+)
+
+// Filter holds the rules in force and the flow table. All its methods are safe for concurrent use; Swap, Sweep and Extend wait for each other.
+type Filter struct {
+	rules   atomic.Pointer[ruling]
+	table   table
+	frags   fragments
+	rejects bucket
+	denied  [2][numReasons]atomic.Uint64
+	clock   clock
+
+	mu       sync.Mutex // held by Swap, Sweep and Extend
+	registry *registry
+	cursor   int // next shard for Sweep to look for idle flows in
 }
 
-// Cut is a flow that was ended by a change of rules, a deadline or the lease.
-type Cut struct {
-	Flow       Flow
-	Generation uint64 // in force when it was cut
-	Cause      string // "policy", "deadline", "lease"
-	// Reset is a TCP reset (whole IP packet) for the local end, nil for other protocols.
-	Reset []byte
+// New returns a filter with DefaultLimits that refuses everything.
+func New() *Filter { return NewWithLimits(DefaultLimits) }
+
+// NewWithLimits is New with other bounds.
+func NewWithLimits(limits Limits) *Filter {
+	f := &Filter{registry: newRegistry()}
+	f.clock.base = time.Now()
+	f.table.init(limits.Flows)
+	f.frags.init(limits.Fragments)
+	f.rules.Store(&ruling{})
+	return f
 }
-
-// Filter holds the rules in force and the flow table. Egress and Ingress are safe for concurrent use with everything else.
-type Filter struct{}
-
-// New returns a filter that refuses everything.
-func New() *Filter { panic("unimplemented") }
-
-// Swap puts p in force, re-judges every live flow, and returns those that were cut.
-func (f *Filter) Swap(p *Policy) []Cut { panic("unimplemented") }
 
 // Egress judges an IP packet that the local host sends into the overlay. It keeps no reference to pkt and does not change it.
-func (f *Filter) Egress(pkt []byte) Result { panic("unimplemented") }
+func (f *Filter) Egress(pkt []byte) Result { return f.judge(pkt, egress) }
 
-// Ingress judges a decrypted IP packet from a peer. It keeps no reference to pkt and does not change it.
-func (f *Filter) Ingress(pkt []byte) Result { panic("unimplemented") }
+// Ingress judges a decrypted IP packet from a peer. It keeps no reference to pkt and does not change it. That the source address
+// belongs to the peer which sent the packet is for the tunnel to have checked.
+func (f *Filter) Ingress(pkt []byte) Result { return f.judge(pkt, ingress) }
 
-// AppendReject appends to dst the packet that tells the sender of the refused egress packet pkt so at once (TCP reset or
-// ICMP administratively prohibited), ready to be handed to the local host; it appends nothing where no answer may be given
-// (ICMP errors, fragments but the first, multicast), or the answer budget is spent.
-func (f *Filter) AppendReject(dst, pkt []byte) []byte { panic("unimplemented") }
-
-// Sweep forgets idle flows and cuts those whose deadline, or the lease, has passed. Call it at least every 100 ms.
-func (f *Filter) Sweep() []Cut { panic("unimplemented") }
-
-// Flows lists the live flows.
-func (f *Filter) Flows() []Flow { panic("unimplemented") }
-
-// Stats counts packets since New.
-type Stats struct {
-	EgressPassed, IngressPassed uint64
-	EgressDenied, IngressDenied map[string]uint64 // by reason
-	Flows                       int
-	FlowTableFull               uint64
+func (f *Filter) judge(pkt []byte, dir direction) Result {
+	var v packet.View
+	reason := ReasonNone
+	if fault := v.Parse(pkt); fault != packet.FaultNone {
+		reason = reasonOfFault(fault)
+	} else {
+		reason = f.route(&v, dir)
+	}
+	if reason == ReasonNone {
+		return Result{Verdict: Pass}
+	}
+	f.denied[dir][reason].Add(1)
+	if dir == egress && reason.answered() {
+		return Result{Verdict: Reject, Reason: reason}
+	}
+	return Result{Verdict: Drop, Reason: reason}
 }
 
-// Stats returns a snapshot.
-func (f *Filter) Stats() Stats { panic("unimplemented") }
+// route hands the packet to what knows its kind.
+func (f *Filter) route(v *packet.View, dir direction) Reason {
+	switch {
+	case v.IsLaterFragment():
+		return f.laterFragment(v, dir)
+	case v.IsICMP():
+		kind, _, _ := v.ICMP()
+		if kind == packet.ICMPError {
+			return f.icmpError(v, dir)
+		}
+		if kind == packet.ICMPOther {
+			return cmp.Or(classReason(v), ReasonICMPType)
+		}
+	}
+	k, mayOpen := keyOf(v, dir)
+	if v.IsFragment() {
+		return f.firstFragment(v, dir, k, mayOpen)
+	}
+	return f.transport(v, dir, k, mayOpen)
+}
 
-// String is the short name the counters use.
-func (r Reason) String() string { panic("unimplemented") }
+// transport judges a packet with its flow's key; mayOpen tells whether this packet could open a flow at all.
+func (f *Filter) transport(v *packet.View, dir direction, k key, mayOpen bool) Reason {
+	h := f.table.hash(k)
+	s := f.table.shard(h)
+	s.mu.Lock()
+	reason := f.transportLocked(s, v, dir, k, h, mayOpen)
+	s.mu.Unlock()
+	return reason
+}
+
+func (f *Filter) transportLocked(s *shard, v *packet.View, dir direction, k key, h uint64, mayOpen bool) Reason {
+	now := f.clock.tick(&s.ticks)
+	r := f.rules.Load()
+	if now >= r.notAfter.Load() {
+		return r.lapsed()
+	}
+	fl := s.find(h, k)
+	if fl != nil {
+		if reason, known := f.follow(s, r, fl, v, dir, now); known {
+			return s.counted(fl, v, dir, now, reason)
+		}
+	}
+	fl, reason := f.open(s, r, opening{v: v, dir: dir, k: k, h: h, mayOpen: mayOpen, old: fl}, now)
+	return s.counted(fl, v, dir, now, reason)
+}
+
+// counted notes a packet that passes in its flow and its shard.
+func (s *shard) counted(fl *flow, v *packet.View, dir direction, now int64, reason Reason) Reason {
+	if reason == ReasonNone {
+		fl.count(v, now)
+		s.passed[dir]++
+	}
+	return reason
+}
+
+// clock is monotonic time in nanoseconds since base. Reading the true one costs as much as all the rest of a known flow's verdict, so
+// packets read a value that Sweep, Swap and every 32nd packet of each shard bring up to date.
+type clock struct {
+	base   time.Time
+	coarse atomic.Int64
+}
+
+const ticksPerRead = 32
+
+func (c *clock) tick(ticks *uint32) int64 {
+	if *ticks++; *ticks%ticksPerRead == 0 {
+		return c.read()
+	}
+	return c.coarse.Load()
+}
+
+// read returns the true time and updates the coarse one. Concurrent readers may set it back by the time between their own readings.
+func (c *clock) read() int64 {
+	now := int64(time.Since(c.base))
+	c.coarse.Store(now)
+	return now
+}
+
+// at converts an instant; one that carries a monotonic reading is converted exactly, whatever the wall clock did since.
+func (c *clock) at(t time.Time) int64 { return int64(t.Sub(c.base)) }
+
+func (c *clock) time(ns int64) time.Time { return c.base.Add(time.Duration(ns)) }

@@ -1,0 +1,130 @@
+package filter
+
+import (
+	"net/netip"
+
+	"picket.internal/acl"
+)
+
+// Cut is a flow that was ended by a change of rules, a deadline or the lease.
+type Cut struct {
+	Flow       Flow
+	Generation uint64 // in force when it was cut
+	Cause      string // "policy", "deadline", "lease"
+	// Reset is a TCP reset (whole IP packet) for the local end, nil for other protocols.
+	Reset []byte
+}
+
+const (
+	causePolicy   = "policy"
+	causeDeadline = "deadline"
+	causeLease    = "lease"
+)
+
+// cut ends a flow and leaves its tombstone. A flow that was over already is not reported.
+func (f *Filter) cut(s *shard, r *ruling, fl *flow, cause string, now int64) {
+	if !fl.ended() && !fl.idle(now) {
+		s.cuts = append(s.cuts, Cut{Flow: f.describe(fl), Generation: r.generation, Cause: cause, Reset: fl.localReset()})
+	}
+	f.release(fl)
+	fl.state, fl.last, fl.until, fl.epoch, fl.replied = stateCut, now, never, r.epoch, false
+	// What rules it came from is history; keeping it would keep the whole ruleset.
+	fl.rule = nil
+	f.table.tombs.Add(1)
+}
+
+// release gives back a flow's share; a tombstone holds none but its own count.
+func (f *Filter) release(fl *flow) {
+	switch fl.state {
+	case stateForgotten:
+	case stateCut:
+		f.table.tombs.Add(-1)
+	default:
+		f.table.release(&fl.peer.flows)
+	}
+}
+
+// forget takes a flow, already released, out of the table.
+func (f *Filter) forget(s *shard, old *flow) {
+	if old != nil {
+		s.filter(func(fl *flow) bool { return fl != old })
+	}
+}
+
+func (fl *flow) localEnd() netip.AddrPort {
+	return netip.AddrPortFrom(fl.k.local.Netip(), fl.k.localPort())
+}
+
+func (fl *flow) remoteEnd() netip.AddrPort {
+	return netip.AddrPortFrom(fl.k.remote.Netip(), fl.k.remotePort())
+}
+
+// Swap puts p in force, re-judges every live flow, and returns those that were cut. When it returns, no packet of theirs passes.
+// A nil p refuses everything.
+func (f *Filter) Swap(p *Policy) []Cut {
+	if p == nil {
+		p = &Policy{}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.clock.read()
+	r := f.prepare(p)
+	lease := len(r.sets) > 0 && now >= r.notAfter.Load()
+	// The pointer first, each shard's lock after: see the package comment.
+	f.rules.Store(r)
+	var cuts []Cut
+	for i := range f.table.shards {
+		s := &f.table.shards[i]
+		s.mu.Lock()
+		f.rejudgeShard(s, r, lease, now)
+		cuts = append(cuts, s.cuts...)
+		s.cuts = nil
+		s.mu.Unlock()
+	}
+	f.registry.prune(r)
+	return cuts
+}
+
+func (f *Filter) rejudgeShard(s *shard, r *ruling, lease bool, now int64) {
+	s.until = never
+	for _, at := range s.slots {
+		fl := at.fl
+		if fl == nil || fl.state == stateCut {
+			continue
+		}
+		if lease {
+			f.cut(s, r, fl, causeLease, now)
+		} else if fl.epoch != r.epoch {
+			f.rejudge(s, r, fl, now)
+		}
+		s.until = min(s.until, fl.until)
+	}
+}
+
+// prepare compiles a policy; rulesets that are in force already keep their compiled form.
+func (f *Filter) prepare(p *Policy) *ruling {
+	old := f.rules.Load()
+	f.registry.serve(p.Self)
+	r := &ruling{epoch: old.epoch + 1, generation: p.Generation, set: p.Rules != nil, deny: p.Deny}
+	if p.Rules == nil {
+		return r
+	}
+	r.notAfter.Store(f.clock.at(p.NotAfter))
+	for _, rs := range append([]*acl.Ruleset{p.Rules}, p.Also...) {
+		if rs == nil {
+			r.sets = nil
+			return r
+		}
+		r.sets = append(r.sets, f.compiled(old, rs, p))
+	}
+	return r
+}
+
+func (f *Filter) compiled(old *ruling, rs *acl.Ruleset, p *Policy) *ruleset {
+	for _, have := range old.sets {
+		if have.source == rs && have.self == p.Self && have.offset == p.ClockOffset {
+			return have
+		}
+	}
+	return f.clock.compile(rs, p.Self, p.ClockOffset, f.registry)
+}

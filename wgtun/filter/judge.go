@@ -1,0 +1,202 @@
+package filter
+
+import (
+	"sync/atomic"
+
+	"picket.internal/acl"
+	"picket.internal/wgtun/packet"
+)
+
+// ruling is a policy made ready: what the filter's atomic pointer points to.
+type ruling struct {
+	epoch      uint64
+	generation uint64
+	set        bool // there are rules: not so in a new filter
+	sets       []*ruleset
+	deny       map[acl.NodeID]struct{}
+	notAfter   atomic.Int64 // the lease, moved by Extend
+}
+
+// lapsed says why nothing passes any more.
+func (r *ruling) lapsed() Reason {
+	if r.set {
+		return ReasonLease
+	}
+	return ReasonNoPolicy
+}
+
+// question is: may this flow be opened?
+type question struct {
+	local, remote packet.Addr
+	dir           direction // of the opening packet
+	proto         acl.Proto
+	port          uint16 // destination; 0 for protocols without ports
+}
+
+// judgement answers a question. reason is zero when the flow may be opened.
+type judgement struct {
+	reason Reason
+	peer   *peer // also on refusal, when it is known
+	rule   *acl.Rule
+	until  int64
+}
+
+// judge asks each ruleset; all must allow the flow between the same two nodes.
+func (r *ruling) judge(q question, now int64) judgement {
+	if len(r.sets) == 0 {
+		return judgement{reason: ReasonNoRule}
+	}
+	j := judgement{until: never}
+	for i, rs := range r.sets {
+		local, remote := rs.resolve(q.local), rs.resolve(q.remote)
+		if local.node == nil || local.node.id != rs.self {
+			return judgement{reason: ReasonNotOurs}
+		}
+		if remote.node == nil || remote.node.peer == nil {
+			return judgement{reason: ReasonUnknownPeer}
+		}
+		if i > 0 && remote.node.peer != j.peer {
+			return judgement{reason: ReasonDeparting}
+		}
+		j.peer = remote.node.peer
+		if _, denied := r.deny[j.peer.id]; denied {
+			return judgement{reason: ReasonDeparting, peer: j.peer}
+		}
+		rule, until, ok := rs.allow(local, remote, q, now)
+		if !ok {
+			return judgement{reason: ReasonNoRule, peer: j.peer}
+		}
+		if i == 0 {
+			j.rule = rule
+		}
+		j.until = min(j.until, until)
+	}
+	return j
+}
+
+func (rs *ruleset) allow(local, remote end, q question, now int64) (*acl.Rule, int64, bool) {
+	if local.class == nobody || remote.class == nobody {
+		return nil, 0, false
+	}
+	k := pairKey{src: local.class, dst: remote.class}
+	if q.dir == ingress {
+		k.src, k.dst = remote.class, local.class
+	}
+	k.sameOwner = !local.routed && !remote.routed && local.node.owner != "" && local.node.owner == remote.node.owner
+	i, until, ok := rs.pair(k).allow(q.proto, q.port, now)
+	if !ok {
+		return nil, 0, false
+	}
+	return &rs.source.Rules[i], until, true
+}
+
+// whose tells which peer a far address belongs to, and whether a near one is ours.
+func (r *ruling) whose(remote packet.Addr) *peer {
+	if len(r.sets) == 0 {
+		return nil
+	}
+	if e := r.sets[0].resolve(remote); e.node != nil {
+		return e.node.peer
+	}
+	return nil
+}
+
+func (r *ruling) ours(local packet.Addr) bool {
+	if len(r.sets) == 0 {
+		return false
+	}
+	e := r.sets[0].resolve(local)
+	return e.node != nil && e.node.peer == nil
+}
+
+// classReason refuses addresses that are nobody's own.
+func classReason(v *packet.View) Reason {
+	if c := v.DstClass(); c == packet.Multicast || c == packet.Broadcast {
+		return ReasonMulticast
+	} else if c != packet.Unicast || v.SrcClass() != packet.Unicast {
+		return ReasonAddress
+	}
+	return ReasonNone
+}
+
+// opening is a packet of no live flow.
+type opening struct {
+	v       *packet.View
+	dir     direction
+	k       key
+	h       uint64
+	mayOpen bool
+	old     *flow // over, but still in the table under the same key
+}
+
+// open judges a packet of no live flow and, when it may, makes the flow it opens. The caller holds the shard's lock: between the verdict and
+// the insertion no Swap can pass this shard.
+func (f *Filter) open(s *shard, r *ruling, o opening, now int64) (*flow, Reason) {
+	if reason := classReason(o.v); reason != ReasonNone {
+		return nil, reason
+	}
+	if reason := o.cannotOpen(); reason != ReasonNone {
+		return nil, reason
+	}
+	fl := &flow{k: o.k, dir: o.dir, state: stateDatagram, epoch: r.epoch, opened: now, last: now}
+	q := fl.question()
+	j := r.judge(q, now)
+	if j.reason != ReasonNone {
+		if j.reason == ReasonNoRule && o.dir == ingress && len(r.sets) == 1 {
+			j.peer.note(q, r.generation, now)
+		}
+		return nil, j.reason
+	}
+	if o.old != nil {
+		f.release(o.old)
+	}
+	if !f.table.take(&j.peer.flows) {
+		f.forget(s, o.old)
+		return nil, ReasonFlowsFull
+	}
+	fl.peer, fl.rule, fl.until = j.peer, j.rule, j.until
+	if o.k.proto() == packet.ProtoTCP {
+		fl.state = stateSynSent
+		fl.ends[o.dir].openTCP(o.v, o.v.TCP())
+	}
+	if o.old != nil {
+		s.replace(o.h, o.old, fl)
+	} else {
+		s.insert(o.h, fl)
+	}
+	return fl, ReasonNone
+}
+
+// cannotOpen refuses packets that open nothing whatever the rules.
+func (o *opening) cannotOpen() Reason {
+	if !o.mayOpen {
+		return ReasonNoFlow
+	}
+	if o.k.proto() != packet.ProtoTCP {
+		return ReasonNone
+	}
+	flags := o.v.TCP().Flags
+	switch {
+	case isSYN(flags):
+		return ReasonNone
+	case !flagsMakeSense(flags):
+		return ReasonTCPFlags
+	}
+	return ReasonNoFlow
+}
+
+// rejudge asks about a live flow again, and cuts it when it is not allowed any more. It reports whether the flow lives.
+func (f *Filter) rejudge(s *shard, r *ruling, fl *flow, now int64) bool {
+	j := r.judge(fl.question(), now)
+	if j.reason == ReasonNone && j.peer == fl.peer {
+		fl.epoch, fl.rule, fl.until = r.epoch, j.rule, j.until
+		s.until = min(s.until, fl.until)
+		return true
+	}
+	cause := causePolicy
+	if now >= fl.until {
+		cause = causeDeadline
+	}
+	f.cut(s, r, fl, cause, now)
+	return false
+}

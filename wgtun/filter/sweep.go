@@ -1,0 +1,83 @@
+package filter
+
+import "time"
+
+// sweepShards is how many shards one Sweep searches for idle flows: all in 16 calls, 1.6 s at 100 ms.
+const sweepShards = numShards / 16
+
+// Sweep forgets idle flows and cuts those whose deadline, or the lease, has passed. Call it at least every 100 ms: it also keeps the
+// clock by which packets are judged. It returns the flows cut since the last Swap or Sweep.
+func (f *Filter) Sweep() []Cut {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.clock.read()
+	r := f.rules.Load()
+	lapsed := now >= r.notAfter.Load()
+	var cuts []Cut
+	for i := range f.table.shards {
+		s := &f.table.shards[i]
+		s.mu.Lock()
+		switch {
+		case lapsed:
+			f.cutShard(s, r, now)
+		case now >= s.until:
+			f.cutOverdue(s, r, now)
+		}
+		if (i-f.cursor+numShards)%numShards < sweepShards {
+			f.forgetIdle(s, now)
+		}
+		cuts = append(cuts, s.cuts...)
+		s.cuts = nil
+		s.mu.Unlock()
+	}
+	f.cursor = (f.cursor + sweepShards) % numShards
+	f.frags.sweep(now)
+	return cuts
+}
+
+func (f *Filter) cutShard(s *shard, r *ruling, now int64) {
+	for _, at := range s.slots {
+		if at.fl != nil && at.fl.state != stateCut {
+			f.cut(s, r, at.fl, causeLease, now)
+		}
+	}
+	s.until = never
+}
+
+// cutOverdue judges again the flows whose deadline has passed: another rule may allow them still.
+func (f *Filter) cutOverdue(s *shard, r *ruling, now int64) {
+	s.until = never
+	for _, at := range s.slots {
+		if at.fl == nil || at.fl.state == stateCut {
+			continue
+		}
+		if now >= at.fl.until {
+			f.rejudge(s, r, at.fl, now)
+		}
+		s.until = min(s.until, at.fl.until)
+	}
+}
+
+// forgetIdle drops flows and tombstones whose time is over, and tombstones beyond their bound.
+func (f *Filter) forgetIdle(s *shard, now int64) {
+	s.filter(func(fl *flow) bool {
+		if !fl.idle(now) && (fl.state != stateCut || f.table.tombs.Load() <= f.table.limit) {
+			return true
+		}
+		f.release(fl)
+		return false
+	})
+}
+
+// Extend moves the lease of the policy in force without judging anything again. It never shortens it. Flows already cut by the end of
+// the lease stay cut, and new ones may be opened.
+func (f *Filter) Extend(notAfter time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.rules.Load()
+	if len(r.sets) == 0 {
+		return
+	}
+	r.notAfter.Store(max(r.notAfter.Load(), f.clock.at(notAfter)))
+	f.clock.read()
+}

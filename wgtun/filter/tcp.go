@@ -1,0 +1,231 @@
+package filter
+
+import "picket.internal/wgtun/packet"
+
+// tcpEnd is what is known of one end of a TCP connection from the segments it sent.
+type tcpEnd struct {
+	start  uint32 // its first sequence number, the SYN's
+	end    uint32 // one past the highest it sent
+	ack    uint32 // the highest acknowledgment it sent, when acked
+	maxWin uint32 // the largest window it offered, in bytes
+	scale  uint8
+	scaled bool // its SYN had the window scale option
+	acked  bool
+	fin    bool // it sent FIN, the last of its sequence space
+}
+
+const (
+	// leastWindow is assumed of ends that offered less: retransmissions and probes may lie that far back.
+	leastWindow = 1 << 16
+	// slack is allowed above a window, for segments that were on their way when it changed.
+	slack = 1 << 16
+
+	openingFlags = packet.SYN | packet.ACK | packet.RST | packet.FIN
+)
+
+// isSYN tells whether the flags are those of the only segment that opens a connection.
+func isSYN(flags uint8) bool { return flags&openingFlags == packet.SYN }
+
+// flagsMakeSense refuses combinations that no honest stack sends, and which receivers read in different ways.
+func flagsMakeSense(flags uint8) bool {
+	const syn, rst, fin, ack = packet.SYN, packet.RST, packet.FIN, packet.ACK
+	switch flags & openingFlags {
+	case syn, syn | ack, ack, fin | ack, rst, rst | ack:
+		return true
+	}
+	return false
+}
+
+// after tells whether a comes after b in sequence space.
+func after(a, b uint32) bool { return int32(a-b) > 0 }
+
+// openTCP notes the SYN that opens a connection.
+func (e *tcpEnd) openTCP(v *packet.View, s packet.TCPSegment) {
+	*e = tcpEnd{start: s.Seq, end: s.Seq + s.Len, maxWin: uint32(s.Window)}
+	e.scale, e.scaled = v.WindowScale()
+}
+
+// followTCP judges a segment of a connection in the table. known is false for a SYN that may open a new connection where the old one
+// is over. A SYN in the middle of a connection passes without effect: its receiver asks back (RFC 5961 section 4), and should the opener
+// have lost the connection, it answers that with an exact reset.
+func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reason, known bool) {
+	s := v.TCP()
+	over := fl.ended() || fl.state == stateReset
+	switch {
+	case !flagsMakeSense(s.Flags):
+		return ReasonTCPFlags, true
+	case over && isSYN(s.Flags):
+		return ReasonNone, false
+	case fl.state == stateClosed:
+		return ReasonTCPClosed, true
+	case s.Flags&packet.RST != 0:
+		return fl.reset(v, s, dir, now), true
+	case s.Flags&packet.SYN != 0:
+		return fl.synchronize(v, s, dir), true
+	case fl.state == stateSynSent:
+		return fl.answerWithoutSYN(s, dir), true
+	}
+	me, other := &fl.ends[dir], &fl.ends[dir^1]
+	if !fitsWindow(me, other, s) {
+		return ReasonTCPWindow, true
+	}
+	me.advance(s)
+	fl.progress(s, dir)
+	return ReasonNone, true
+}
+
+// synchronize judges segments with SYN.
+func (fl *flow) synchronize(v *packet.View, s packet.TCPSegment, dir direction) Reason {
+	me, other := &fl.ends[dir], &fl.ends[dir^1]
+	opener := dir == fl.dir
+	switch {
+	case isSYN(s.Flags) && !opener:
+		return ReasonTCPOpen
+	case isSYN(s.Flags):
+		if fl.state == stateSynSent {
+			me.openTCP(v, s)
+		}
+		return ReasonNone
+	case opener:
+		return ReasonTCPFlags
+	case fl.state != stateSynSent:
+		if s.Seq != me.start {
+			return ReasonTCPWindow
+		}
+		return ReasonNone
+	case !after(s.Ack, other.start) || after(s.Ack, other.end):
+		return ReasonTCPWindow
+	}
+	me.openTCP(v, s)
+	me.ack, me.acked = s.Ack, true
+	if !me.scaled || !other.scaled {
+		me.scale, other.scale = 0, 0
+	}
+	fl.state = stateSynReceived
+	return ReasonNone
+}
+
+// answerWithoutSYN judges a segment without SYN before the answering SYN came. An end that still holds an older connection of the same
+// ports answers a SYN with a bare ACK, and lets go of it when that is answered with a reset; without either, the ports stay unusable.
+func (fl *flow) answerWithoutSYN(s packet.TCPSegment, dir direction) Reason {
+	if dir == fl.dir || s.Len != 0 || s.Flags&openingFlags != packet.ACK {
+		return ReasonTCPWindow
+	}
+	fl.challenge, fl.challenged = s.Ack, true
+	return ReasonNone
+}
+
+// reset judges a reset: it must be in the window of its receiver, or a stranger to the connection could end it.
+func (fl *flow) reset(v *packet.View, s packet.TCPSegment, dir direction, now int64) Reason {
+	me, other := &fl.ends[dir], &fl.ends[dir^1]
+	if !v.IsFragment() && !v.TransportChecksumOK() {
+		return reasonOfFault(packet.FaultTransport)
+	}
+	if fl.state == stateSynSent {
+		return fl.resetBeforeAnswer(s, dir, now)
+	}
+	expected := other.ack
+	if !other.acked {
+		expected = me.end
+	}
+	switch {
+	case s.Seq == expected && expected == me.end:
+		fl.state, fl.last = stateClosed, now
+	case other.acked && s.Seq-expected <= other.maxWin:
+		// The receiver may want it repeated exactly (RFC 5961 section 3): leave both ends the time to do so.
+		if fl.state == stateReset {
+			return ReasonNone
+		}
+		fl.state, fl.last = stateReset, now
+	default:
+		return ReasonTCPWindow
+	}
+	return ReasonNone
+}
+
+func (fl *flow) resetBeforeAnswer(s packet.TCPSegment, dir direction, now int64) Reason {
+	opener := &fl.ends[fl.dir]
+	switch {
+	case dir == fl.dir && fl.challenged && s.Seq == fl.challenge:
+		return ReasonNone
+	case dir == fl.dir && s.Seq == opener.end:
+		fl.state, fl.last = stateClosed, now
+	case dir != fl.dir && s.Flags&packet.ACK != 0 && after(s.Ack, opener.start) && !after(s.Ack, opener.end):
+		fl.state, fl.last = stateClosed, now
+	default:
+		return ReasonTCPWindow
+	}
+	return ReasonNone
+}
+
+// fitsWindow tells whether a segment from me lies where other can want it, and acknowledges only what other sent.
+func fitsWindow(me, other *tcpEnd, s packet.TCPSegment) bool {
+	end, window := s.Seq+s.Len, max(other.maxWin, leastWindow)
+	limit := me.end + leastWindow
+	if other.acked {
+		limit = other.ack + other.maxWin
+	}
+	if after(end, limit+slack) || after(me.end-window-slack, end) {
+		return false
+	}
+	if me.fin && after(end, me.end) {
+		return false
+	}
+	if s.Flags&packet.ACK == 0 || after(s.Ack, other.end) {
+		return false
+	}
+	return !me.acked || !after(me.ack-max(me.maxWin, leastWindow)-slack, s.Ack)
+}
+
+// advance notes a segment that passed.
+func (e *tcpEnd) advance(s packet.TCPSegment) {
+	if end := s.Seq + s.Len; after(end, e.end) {
+		e.end = end
+	}
+	if s.Flags&packet.FIN != 0 {
+		e.fin = true
+	}
+	if !e.acked || !after(e.ack, s.Ack) {
+		e.ack, e.acked = s.Ack, true
+		e.maxWin = max(e.maxWin, uint32(s.Window)<<e.scale)
+	}
+}
+
+// progress moves the state after a segment that passed.
+func (fl *flow) progress(s packet.TCPSegment, dir direction) {
+	if fl.state == stateReset || fl.state == stateTimeWait {
+		return
+	}
+	a, b := &fl.ends[0], &fl.ends[1]
+	if fl.state == stateSynReceived && dir == fl.dir {
+		fl.state = stateEstablished
+	}
+	if a.fin || b.fin {
+		fl.state = stateClosing
+	}
+	if a.fin && b.fin && a.ack == b.end && b.ack == a.end {
+		fl.state = stateTimeWait
+	}
+}
+
+// localReset makes the reset that ends the local end of a connection, as the far end would have sent it. The local stack acts at once
+// only on the sequence number that it expects next (RFC 5961): all that was handed to it, if nothing is missing in between. If
+// something is, it asks back, and gets the exact reset by AppendReject.
+func (fl *flow) localReset() []byte {
+	if fl.k.proto() != packet.ProtoTCP || fl.ended() {
+		return nil
+	}
+	from, to := fl.remoteEnd(), fl.localEnd()
+	local, remote := &fl.ends[egress], &fl.ends[ingress]
+	if fl.state == stateSynSent && fl.dir == egress {
+		return packet.AppendTCPReset(nil, from, to, 0, local.end, packet.ACK)
+	}
+	seq := remote.end
+	if local.acked && seq-local.ack > local.maxWin {
+		seq = local.ack
+	}
+	if fl.state == stateSynSent {
+		return packet.AppendTCPReset(nil, from, to, seq, 0, 0)
+	}
+	return packet.AppendTCPReset(nil, from, to, seq, local.end, packet.ACK)
+}
