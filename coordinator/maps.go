@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"bytes"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,14 +14,36 @@ import (
 type nodeMap struct {
 	entries protocol.Entries
 	digest  []byte
-	peers   []acl.NodeID // sorted
-	err     error        // it could not be made, not even an empty one
+	peers   []protocol.Peer // by node id
+	err     error           // it could not be made, not even an empty one
 }
 
-// hasPeer reports whether the map names id (R30: nothing is told of others).
+// hasPeer reports whether the map names id (R30: nothing is told of others). A nil map names nobody.
 func (m *nodeMap) hasPeer(id acl.NodeID) bool {
-	_, ok := slices.BinarySearch(m.peers, id)
+	if m == nil {
+		return false
+	}
+	_, ok := slices.BinarySearchFunc(m.peers, id, func(p protocol.Peer, id acl.NodeID) int { return compareIDs(p.Node, id) })
 	return ok
+}
+
+// before calls fn with each peer of m, and with the same node's in old, which may be nil; nil when it is not there.
+func (m *nodeMap) before(old *nodeMap, fn func(peer, was *protocol.Peer)) {
+	var rest []protocol.Peer
+	if old != nil {
+		rest = old.peers
+	}
+	for i := range m.peers {
+		p := &m.peers[i]
+		for len(rest) > 0 && rest[0].Node < p.Node {
+			rest = rest[1:]
+		}
+		if len(rest) > 0 && rest[0].Node == p.Node {
+			fn(p, &rest[0])
+		} else {
+			fn(p, nil)
+		}
+	}
 }
 
 // mapOf returns the map of a living node, computed once a world.
@@ -44,17 +68,44 @@ func (c *Coordinator) mapOf(w *world, id acl.NodeID) *nodeMap {
 // older one, which may allow more (R1, R6).
 func (c *Coordinator) makeMap(w *world, n *NodeRow) *nodeMap {
 	content := c.contentOf(w, n)
+	m := &nodeMap{peers: content.Peers}
+	if m.err = m.encode(content, w.prior[n.ID]); m.err != nil {
+		c.log.Error("a node's map cannot be made: it gets an empty one", "node", n.ID, "generation", w.generation, "err", m.err)
+		content.Peers, content.Rules, m.peers = nil, nil, nil
+		m.entries, m.err = content.Encode()
+	}
+	m.digest = protocol.Digest(m.entries)
+	return m
+}
+
+// encode is content.Encode, but takes over from prior, which may be nil, the entries of peers that are as they were: one node's change
+// then costs its peers one entry each, instead of all of theirs.
+func (m *nodeMap) encode(content protocol.Content, prior *nodeMap) error {
+	kept := make(protocol.Entries, len(content.Peers)+len(content.Rules)+2)
+	var changed []protocol.Peer
+	m.before(prior, func(p, was *protocol.Peer) {
+		if was != nil && samePeer(was, p) {
+			id := protocol.EntryID("peer/" + p.Node)
+			kept[id] = prior.entries[id]
+		} else {
+			changed = append(changed, *p)
+		}
+	})
+	content.Peers = changed
 	entries, err := content.Encode()
 	if err != nil {
-		c.log.Error("a node's map cannot be made: it gets an empty one", "node", n.ID, "generation", w.generation, "err", err)
-		content.Peers, content.Rules = nil, nil
-		entries, err = content.Encode()
+		return err
 	}
-	m := &nodeMap{entries: entries, digest: protocol.Digest(entries), err: err}
-	for _, p := range content.Peers {
-		m.peers = append(m.peers, p.Node)
-	}
-	return m
+	maps.Copy(kept, entries)
+	m.entries = kept
+	return nil
+}
+
+// samePeer compares every field; a test fails when one is added that it does not know.
+func samePeer(a, b *protocol.Peer) bool {
+	return a.Node == b.Node && a.Owner == b.Owner && a.Name == b.Name && a.Login == b.Login && a.OS == b.OS && a.Device == b.Device &&
+		a.Expires.Equal(b.Expires) && bytes.Equal(a.Certificate, b.Certificate) && slices.Equal(a.Addresses, b.Addresses) &&
+		slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Tags, b.Tags)
 }
 
 // contentOf is what n may know: itself, and, unless it is cut off, its permitted peers and the rules between them.
@@ -77,8 +128,9 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 		return content
 	}
 	content.Self.Subject, content.Rules = view.Self, view.Rules
-	for _, s := range view.Peers {
-		content.Peers = append(content.Peers, w.peer(s))
+	content.Peers = make([]protocol.Peer, len(view.Peers))
+	for i, s := range view.Peers {
+		content.Peers[i] = w.peer(s)
 	}
 	slices.SortFunc(content.Peers, func(a, b protocol.Peer) int { return compareIDs(a.Node, b.Node) })
 	return content

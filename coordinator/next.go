@@ -140,11 +140,11 @@ func (s *Session) head(out protocol.Map, w *world, n *NodeRow, m *nodeMap, now t
 
 // tellNewPeers sends the hints of those peers that old, which may be nil, does not have.
 func (s *Session) tellNewPeers(old, m *nodeMap) {
-	for _, p := range m.peers {
-		if (old == nil || !old.hasPeer(p)) && s.c.hub.get(p) != nil {
-			s.tell(p)
+	m.before(old, func(p, was *protocol.Peer) {
+		if was == nil && s.c.hub.get(p.Node) != nil {
+			s.tell(p.Node)
 		}
-	}
+	})
 }
 
 // tell makes Next send the newest hint of peer.
@@ -188,7 +188,7 @@ func (c *Coordinator) announce(id acl.NodeID) {
 		return
 	}
 	for _, p := range c.mapOf(w, id).peers {
-		if s := c.hub.get(p); s != nil {
+		if s := c.hub.get(p.Node); s != nil {
 			s.tell(id)
 		}
 	}

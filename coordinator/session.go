@@ -148,8 +148,8 @@ func (s *Session) open(ctx context.Context) {
 	w := s.c.world.Load()
 	if _, ok := w.nodes[s.node]; ok {
 		for _, p := range s.c.mapOf(w, s.node).peers {
-			if s.c.hub.get(p) != nil {
-				s.tell(p)
+			if s.c.hub.get(p.Node) != nil {
+				s.tell(p.Node)
 			}
 		}
 	}

@@ -24,6 +24,8 @@ type world struct {
 	names      map[string]acl.NodeID
 	compiled   *acl.Compiled
 
+	prior map[acl.NodeID]*nodeMap // the newest maps of earlier worlds, to take entries over from
+
 	mu   sync.Mutex
 	maps map[acl.NodeID]*nodeMap // by mu
 }
@@ -82,6 +84,7 @@ func (c *Coordinator) refresh(ctx context.Context, atLeast uint64, h haste) erro
 func (c *Coordinator) enforce(s snapshot) {
 	c.emergency.apply(&s)
 	w := c.build(s)
+	w.prior = c.world.Load().newestMaps(w)
 	c.times.note(w.generation, w.at)
 	c.world.Store(w)
 	c.hub.endMissing(w)
@@ -117,6 +120,24 @@ func (c *Coordinator) build(s snapshot) *world {
 		}
 	}
 	return w
+}
+
+// newestMaps is the newest map of each node of next that w, or a world before it, had; w may be nil.
+func (w *world) newestMaps(next *world) map[acl.NodeID]*nodeMap {
+	out := make(map[acl.NodeID]*nodeMap, len(next.nodes))
+	if w == nil {
+		return out
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id := range next.nodes {
+		if m, ok := w.maps[id]; ok && m.err == nil {
+			out[id] = m
+		} else if m, ok := w.prior[id]; ok {
+			out[id] = m
+		}
+	}
+	return out
 }
 
 // reachable reports whether n may exchange flows at all: it has shown a tunnel key, and is neither expired nor quarantined.
