@@ -140,6 +140,9 @@ const maxQuoted = 80
 
 // quote shows s in backquotes, shortened, with what a terminal would act on escaped.
 func quote(s string) string {
+	if s == "" {
+		return "`\"\"`"
+	}
 	end := ""
 	if len(s) > maxQuoted {
 		s, end = strings.ToValidUTF8(s[:maxQuoted], ""), "…"

@@ -17,11 +17,11 @@ const (
 	MissRestriction Miss = "restriction" // it would allow the flow, but for a restriction that does not hold
 	MissPorts       Miss = "ports"       // both ends match; it allows other ports
 	MissOwner       Miss = "owner"       // it is for nodes of one owner
-	MissDestination Miss = "destination" // source and ports match
 	MissSource      Miss = "source"      // destination and ports match
+	MissDestination Miss = "destination" // source and ports match
 )
 
-var missOrder = []Miss{MissOver, MissRestriction, MissPorts, MissOwner, MissDestination, MissSource}
+var missOrder = []Miss{MissOver, MissRestriction, MissPorts, MissOwner, MissSource, MissDestination}
 
 // NearMiss is a rule that nearly allows a flow.
 type NearMiss struct {
@@ -99,7 +99,7 @@ func (rs *Ruleset) Explain(f Flow, now time.Time) Explanation {
 func (r *Rule) miss(src, dst, owners, ports bool, now time.Time) (Miss, bool) {
 	switch {
 	case src && dst && !owners:
-		return MissOwner, true
+		return MissOwner, ports
 	case src && dst && !ports:
 		return MissPorts, true
 	case src && dst && r.over(now):
@@ -159,26 +159,39 @@ func endText(a netip.Addr, id NodeID, routed bool, name func(NodeID) string) str
 func nearText(near []NearMiss, from, to string) string {
 	var b strings.Builder
 	for i, n := range near {
-		if i == maxNearWords || n.Miss != near[0].Miss {
+		first := slices.IndexFunc(near, func(o NearMiss) bool { return o.Rule.Ref == n.Rule.Ref })
+		if n.Miss != near[0].Miss || first == i && strings.Count(b.String(), ";") == maxNearWords {
 			break
 		}
-		b.WriteString("; " + n.Rule.Ref.String() + " ")
-		switch n.Miss {
-		case MissOver:
-			b.WriteString("allowed it until " + n.Rule.end().UTC().Format(time.RFC3339))
-		case MissRestriction:
-			b.WriteString("allows it under a condition that is not met: " + n.Rule.Restrictions[0].Kind)
-		case MissPorts:
-			b.WriteString("allows only " + FormatPorts(n.Rule.Ports))
-		case MissOwner:
-			b.WriteString("allows it between nodes of one owner only")
-		case MissDestination:
-			b.WriteString("allows it to others than " + to)
-		case MissSource:
-			b.WriteString("allows it from others than " + from)
+		if first == i { // one entry of the file may be several rules
+			b.WriteString("; " + n.Rule.Ref.String() + " " + missText(near, i, from, to))
 		}
 	}
 	return b.String()
+}
+
+// missText ends the sentence that near[i]'s reference begins.
+func missText(near []NearMiss, i int, from, to string) string {
+	r := near[i].Rule
+	switch near[i].Miss {
+	case MissOver:
+		return "allowed it until " + r.end().UTC().Format(time.RFC3339)
+	case MissRestriction:
+		return "allows it under a condition that is not met: " + r.Restrictions[0].Kind
+	case MissPorts:
+		var ports []Ports
+		for _, n := range near {
+			if n.Miss == MissPorts && n.Rule.Ref == r.Ref {
+				ports = append(ports, n.Rule.Ports...)
+			}
+		}
+		return "allows only " + strings.Replace(FormatPorts(ports), "any", "icmp, tcp, udp", 1)
+	case MissOwner:
+		return "allows it between nodes of one owner only"
+	case MissDestination:
+		return "allows it to others than " + to
+	}
+	return "allows it from others than " + from
 }
 
 // Allowed is what one rule lets one node open on another.

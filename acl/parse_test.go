@@ -5,16 +5,6 @@ import (
 	"testing"
 )
 
-// mustParse is a policy that the test knows to be right.
-func mustParse(t testing.TB, text string) *Policy {
-	t.Helper()
-	p, err := Parse([]byte(text))
-	if err != nil {
-		t.Fatalf("parse: %v", err)
-	}
-	return p
-}
-
 func TestPackageDocumentationsExampleParses(t *testing.T) {
 	p := mustParse(t, `{
 	  "groups":    {"group:eng": ["alice@example.com", "group:oncall"], "group:oncall": ["bob@example.com"]},

@@ -111,12 +111,24 @@ func (r *reader) selectors(v *hujson.Value, what string, in place) (out []select
 		if !ok {
 			return
 		}
-		if sel, ok := r.selector(s, v.StartOffset, in); ok {
+		if host, ok := portsTacked(s); ok && in == inDst {
+			r.err(v.StartOffset, fmt.Sprintf("write %s here", quote(host)), "%s has ports: those of a grant stand in `ip`", quote(s))
+		} else if sel, ok := r.selector(s, v.StartOffset, in); ok {
 			out = append(out, sel)
 			r.suspect(sel, v.StartOffset)
 		}
 	})
 	return distinct(out)
+}
+
+// portsTacked reports whether s is a selector with ports, as acls write it, and returns the selector.
+func portsTacked(s string) (host string, ok bool) {
+	if _, err := parsePrefix(s); err == nil {
+		return "", false
+	}
+	host, ports, ok := cutPorts(s)
+	_, problem, _ := parseSpans(ports)
+	return host, ok && host != "" && problem == ""
 }
 
 // distinct drops selectors that were named before.
@@ -169,7 +181,11 @@ func (r *reader) destinations(v *hujson.Value, what string, protos []Proto) (tar
 func (r *reader) selectorPorts(s string, at int, in place, protos []Proto) (selector, []span, bool) {
 	host, ports, ok := cutPorts(s)
 	if !ok {
-		r.err(at, fmt.Sprintf("write %s, or %s for every port", quote(s+":22"), quote(s+":*")), "%s has no ports", quote(s))
+		hint := fmt.Sprintf("write %s, or %s for every port", quote(s+":22"), quote(s+":*"))
+		if strings.HasPrefix(s, "[") && !strings.HasSuffix(s, "]") {
+			hint = "write `[ADDRESS]:22`"
+		}
+		r.err(at, hint, "%s has no ports", quote(s))
 		return selector{}, nil, false
 	}
 	sel, ok := r.selector(host, at, in)

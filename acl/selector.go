@@ -168,6 +168,8 @@ func (r *reader) prefix(s string, at int) (netip.Prefix, bool) {
 	switch {
 	case strings.Contains(s, "%"):
 		r.err(at, "leave the zone out", "%s has a zone", quote(s))
+	case strings.HasPrefix(s, "["):
+		r.err(at, "brackets stand only where ports follow", "%s is not an address or CIDR", quote(s))
 	case err != nil:
 		r.err(at, "", "%s is not an address or CIDR", quote(s))
 	case p.Addr().Is4In6():

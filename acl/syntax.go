@@ -114,7 +114,7 @@ func (r *reader) array(v *hujson.Value, what string) ([]hujson.Value, bool) {
 	if !ok {
 		hint := ""
 		if v.Value.Kind() == '"' {
-			hint = "put it in brackets, [ … ]"
+			hint = "put it in brackets"
 		}
 		r.err(v.StartOffset, hint, "%s must be a list [ … ], not %s", what, kindName(v))
 		return nil, false

@@ -128,7 +128,7 @@ func commentEnd(text []byte, i int) int {
 var syntaxHints = []struct{ part, hint string }{
 	{"parsing string", "is a closing quote missing?"},
 	{"parsing comment", "is the end of the comment missing?"},
-	{"parsing value", "the text ends before the policy does"},
+	{"parsing value", "is a closing } or ] missing? The least policy is {}, which allows nothing"},
 	{"parsing object", "is a closing } missing?"},
 	{"parsing array", "is a closing ] missing?"},
 	{"(expecting", "is a comma missing before it?"},
@@ -155,6 +155,9 @@ func syntaxError(err error) Diagnostic {
 	}
 	if lit, ok := strings.CutPrefix(rest, "invalid literal: "); ok {
 		rest = "invalid literal " + quote(lit)
+		if lit[0] != '"' {
+			d.Hint = "names and values stand in double quotes"
+		}
 	}
 	d.Message = "syntax error, " + strings.ReplaceAll(rest, "unexpected EOF", "the text ends")
 	return d

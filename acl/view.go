@@ -12,9 +12,8 @@ type View struct {
 	Rules []Rule    // in the file's order
 }
 
-// Ruleset is the view as one ruleset, self included among the subjects. It judges flows between self and the peers, and what lies behind
-// their routes, as the whole network's does. Of flows between two peers it need not know, and addresses of nodes that are not peers it
-// cannot tell from what lies behind a route: routes must not hold overlay addresses.
+// Ruleset is the view as one ruleset, self included among the subjects. It judges flows that have self, or what lies behind its routes, at
+// one end as the whole network's ruleset does. Flows between two peers it need not know.
 func (v View) Ruleset() *Ruleset {
 	subjects := make([]Subject, 0, len(v.Peers)+1)
 	return &Ruleset{Rules: v.Rules, Subjects: append(append(subjects, v.Self), v.Peers...)}
@@ -96,8 +95,8 @@ func (c *Compiled) couples(i, src, dst int) bool {
 	if r.SameOwner {
 		return from&to != 0 && a.Owner != "" && a.Owner == b.Owner
 	}
-	from |= reached(r.Src.Prefixes, a.Routes)
-	to |= reached(r.Dst.Prefixes, b.Routes)
+	from |= c.reached(r.Src.Prefixes, a.Routes)
+	to |= c.reached(r.Dst.Prefixes, b.Routes)
 	if r.anySrc {
 		from |= subnets(a.Routes)
 	}
@@ -112,17 +111,20 @@ func holds(s Set, n *Subject) bool {
 	})
 }
 
-// reached returns the families in which prefixes meet routes.
-func reached(prefixes, routes []netip.Prefix) (f family) {
+// reached returns the families in which prefixes meet routes. A node's own address lies behind no route.
+func (c *Compiled) reached(prefixes, routes []netip.Prefix) (f family) {
 	for _, r := range routes {
 		for _, p := range prefixes {
-			if p.Overlaps(r) {
+			if p.Overlaps(r) && !c.isOwn(p) {
 				f |= familyOf(r.Addr())
 			}
 		}
 	}
 	return f
 }
+
+// isOwn reports whether p is one node's own address.
+func (c *Compiled) isOwn(p netip.Prefix) bool { return p.IsSingleIP() && c.taken[p.Addr()] }
 
 // subnets returns the families of routes that are no exits.
 func subnets(routes []netip.Prefix) (f family) {
@@ -213,7 +215,7 @@ func (v *viewer) narrowSet(set Set, sides []side, anySrc bool) (out Set) {
 				out.Prefixes = append(out.Prefixes, route)
 			}
 			for _, p := range set.Prefixes {
-				if met, ok := meetPrefixes(p, route); ok && !(met.IsSingleIP() && v.taken[met.Addr()]) {
+				if met, ok := meetPrefixes(p, route); ok && !v.isOwn(met) {
 					out.Prefixes = append(out.Prefixes, met)
 				}
 			}
@@ -221,6 +223,10 @@ func (v *viewer) narrowSet(set Set, sides []side, anySrc bool) (out Set) {
 	}
 	out.Prefixes = sortPrefixes(out.Prefixes)
 	return out
+}
+
+func overlapsAny(p netip.Prefix, list []netip.Prefix) bool {
+	return slices.ContainsFunc(list, p.Overlaps)
 }
 
 // meetPrefixes returns what two prefixes have in common: the longer of them.
@@ -241,6 +247,6 @@ func (s *side) mention(set Set) {
 // cut returns n without roles and routes that s does not mention.
 func (s *side) cut(n Subject) Subject {
 	n.Roles = slices.DeleteFunc(slices.Clone(n.Roles), func(id RoleID) bool { return !s.roles[id] })
-	n.Routes = slices.DeleteFunc(slices.Clone(n.Routes), func(r netip.Prefix) bool { return reached(s.routes, []netip.Prefix{r}) == 0 })
+	n.Routes = slices.DeleteFunc(slices.Clone(n.Routes), func(r netip.Prefix) bool { return !overlapsAny(r, s.routes) })
 	return n
 }

@@ -1,0 +1,178 @@
+package acl
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const testedPolicy = `{
+	"groups": {
+		"group:eng": ["alice@example.com", "bob@example.com"], "group:all": ["group:eng", "group:empty"], "group:empty": [],
+	},
+	"tagOwners": {"tag:web": [], "tag:db": []},
+	"hosts": {"vault": "100.64.0.9", "printer": "10.1.2.3"},
+	"grants": [
+		{"src": ["group:eng"], "dst": ["tag:web"], "ip": ["tcp:443"]},
+		{"src": ["tag:web"], "dst": ["tag:db"], "ip": ["udp:53", "icmp:*"]},
+		{"src": ["alice@example.com"], "dst": ["vault", "printer"], "ip": ["22"]},
+		{"src": ["group:all"], "dst": ["autogroup:self"], "ip": ["tcp:22"]},
+		{"src": ["100.64.0.1"], "dst": ["tag:db"], "ip": ["tcp:5432"]},
+		{"src": ["*"], "dst": ["10.7.0.0/16"], "ip": ["tcp:80"]},
+		{"src": ["group:all"], "dst": ["tag:db"], "ip": ["tcp:1"]},
+	],
+	"tests": [%s],
+}`
+
+// testsOf runs one test of testedPolicy, in a directory, and returns the messages of its failures.
+func testsOf(t *testing.T, test string, d *Directory) (out []string) {
+	t.Helper()
+	for _, f := range mustParse(t, fmt.Sprintf(testedPolicy, test)).Test(d, now) {
+		if f.Line != 16 || f.Column < 12 || !strings.HasPrefix(f.Message, "tests[0]: ") {
+			t.Errorf("a failure out of place: %s", f)
+		}
+		out = append(out, strings.TrimPrefix(f.Message, "tests[0]: "))
+	}
+	return out
+}
+
+func TestPolicysOwnTestsFailWithoutAnyNode(t *testing.T) {
+	for test, want := range map[string][]string{
+		`{"src": "alice@example.com", "accept": ["tag:db:22"]}`: {
+			"alice@example.com -> tag:db:22 is refused, but the test accepts it: no rule allows it; grants[6], line 14 allows only tcp 1",
+		},
+		`{"src": "alice@example.com", "accept": ["tag:web:80", "tag:web:443", "vault:80"]}`: {
+			"alice@example.com -> tag:web:80 is refused, but the test accepts it: no rule allows it; grants[0], line 8 allows only tcp 443",
+			"alice@example.com -> vault:80 is refused, but the test accepts it: no rule allows it; grants[2], line 10 allows only icmp, tcp 22, udp 22",
+		},
+		`{"src": "alice@example.com", "deny": ["tag:web:443"]}`: {
+			"alice@example.com -> tag:web:443 is allowed by grants[0], line 8, but the test denies it",
+		},
+		`{"src": "group:eng", "deny": ["vault:22"]}`: {
+			"group:eng -> vault:22 is allowed by grants[2], line 10, but the test denies it",
+		},
+		`{"src": "group:eng", "accept": ["vault:22"]}`: {
+			"group:eng -> vault:22 is refused, but the test accepts it: no rule allows it; grants[2], line 10 allows it from others than group:eng",
+		},
+		`{"src": "tag:web", "accept": ["tag:db:53"], "proto": "tcp"}`: {
+			"tag:web -> tag:db:53 is refused, but the test accepts it: no rule allows it; grants[1], line 9 allows only icmp, udp 53",
+		},
+		`{"src": "tag:web", "deny": ["tag:db:0"], "proto": "icmp"}`: {
+			"tag:web -> tag:db:0 is allowed by grants[1], line 9, but the test denies it",
+		},
+		`{"src": "group:empty", "deny": ["tag:db:1"]}`: {
+			"group:empty -> tag:db:1 is allowed by grants[6], line 14, but the test denies it",
+		},
+		`{"src": "bob@example.com", "accept": ["alice@example.com:22"]}`: {
+			"bob@example.com -> alice@example.com:22 is refused, but the test accepts it: no rule allows it; grants[3], line 11 allows it between nodes of one owner only",
+		},
+		`{"src": "bob@example.com", "deny": ["bob@example.com:22"]}`: {
+			"bob@example.com -> bob@example.com:22 is allowed by grants[3], line 11, but the test denies it",
+		},
+		`{"src": "100.64.0.1", "deny": ["tag:db:5432"]}`: {
+			"100.64.0.1 -> tag:db:5432 is allowed by grants[4], line 12, but the test denies it",
+		},
+		`{"src": "tag:db", "deny": ["10.7.7.7:80"]}`: {
+			"tag:db -> 10.7.7.7:80 is allowed by grants[5], line 13, but the test denies it",
+		},
+		`{"src": "fd00::1", "accept": ["10.7.7.7:80"]}`: {
+			"fd00::1 -> 10.7.7.7:80 is refused, but the test accepts it: no rule allows it; grants[5], line 13 allows it to others than 10.7.7.7",
+		},
+	} {
+		if diff := cmp.Diff(want, testsOf(t, test, &Directory{})); diff != "" {
+			t.Errorf("%s:\n%s", test, diff)
+		}
+	}
+}
+
+func TestPolicysOwnTestsPassWithoutAnyNode(t *testing.T) {
+	for _, test := range []string{
+		`{"src": "Alice@example.com", "accept": ["tag:web:443", "vault:22", "printer:22,22"], "deny": ["tag:web:80", "tag:db:5432"]}`,
+		`{"src": "group:eng", "accept": ["tag:web:443"], "deny": ["tag:db:22"]}`,
+		`{"src": "group:all", "accept": ["tag:db:1"]}`,
+		`{"src": "tag:web", "accept": ["tag:db:53"]}`,
+		`{"src": "tag:web", "accept": ["tag:db:53"], "proto": "udp"}`,
+		`{"src": "tag:web", "accept": ["tag:db:0", "tag:db:*"], "proto": "icmp"}`,
+		`{"src": "tag:web", "deny": ["tag:db:*"], "proto": "gre"}`,
+		`{"src": "zoe@example.com", "deny": ["tag:web:443", "zoe@example.com:22"]}`,
+		`{"src": "bob@example.com", "accept": ["bob@example.com:22"], "deny": ["alice@example.com:22"]}`,
+		`{"src": "tag:web", "deny": ["tag:web:443"]}`,
+		`{"src": "vault", "accept": ["10.7.0.1:80"], "deny": ["10.8.0.1:80", "vault:22"]}`,
+	} {
+		if got := testsOf(t, test, &Directory{}); got != nil {
+			t.Errorf("%s:\n%s", test, strings.Join(got, "\n"))
+		}
+	}
+}
+
+const testedDirectory = `{
+	"users": [{"name": "alice@example.com"}, {"name": "bob@example.com"}],
+	"nodes": [
+		{"name": "laptop", "user": "alice@example.com", "addresses": ["100.64.0.1", "fd7a::1"]},
+		{"name": "phone", "user": "alice@example.com", "addresses": ["100.64.0.2", "fd7a::2"]},
+		{"name": "web-1", "tags": ["tag:web"], "addresses": ["100.64.0.3", "fd7a::3"]},
+		{"name": "web-2", "tags": ["tag:web", "tag:db"], "addresses": ["100.64.0.4", "fd7a::4"]},
+		{"name": "old", "tags": ["tag:db"], "addresses": ["100.64.0.5"]},
+	],
+}`
+
+func TestPolicysOwnTestsLookAtEveryNodeThatIsThere(t *testing.T) {
+	for test, want := range map[string][]string{
+		// Her laptop alone may, so an acceptance for alice fails, and so does a denial.
+		`{"src": "alice@example.com", "accept": ["tag:db:5432"]}`: {
+			"alice@example.com -> tag:db:5432 (from phone to web-2) is refused, but the test accepts it: no rule allows it; grants[0], line 8 allows only tcp 443; grants[6], line 14 allows only tcp 1",
+		},
+		`{"src": "alice@example.com", "deny": ["tag:db:5432"]}`: {
+			"alice@example.com -> tag:db:5432 (from laptop to web-2) is allowed by grants[4], line 12, but the test denies it",
+		},
+		// web-2 is tagged for both.
+		`{"src": "alice@example.com", "deny": ["tag:db:443"]}`: {
+			"alice@example.com -> tag:db:443 (from laptop to web-2) is allowed by grants[0], line 8, but the test denies it",
+		},
+		// bob has no node yet: a stand-in asks for him.
+		`{"src": "bob@example.com", "accept": ["vault:22"]}`: {
+			"bob@example.com -> vault:22 is refused, but the test accepts it: no rule allows it; grants[2], line 10 allows it from others than bob@example.com",
+		},
+		// old has no IPv6 address.
+		`{"src": "fd7a::3", "accept": ["100.64.0.5:53"]}`:   nil,
+		`{"src": "fd7a::9999", "deny": ["100.64.0.5:53"]}`:  nil,
+		`{"src": "group:eng", "accept": ["tag:web:443"]}`:   nil,
+		`{"src": "100.64.0.1", "accept": ["tag:db:5432"]}`:  nil,
+		`{"src": "fd7a::1", "accept": ["100.64.0.4:5432"]}`: nil,
+	} {
+		if diff := cmp.Diff(want, testsOf(t, test, mustDirectory(t, testedDirectory))); diff != "" {
+			t.Errorf("%s:\n%s", test, diff)
+		}
+	}
+}
+
+func TestPolicysOwnTestsLeaveDirectoryAndPolicyAsTheyWere(t *testing.T) {
+	d := mustDirectory(t, testedDirectory)
+	p := mustParse(t, fmt.Sprintf(testedPolicy, `{"src": "zoe@example.com", "deny": ["tag:db:1"]}, {"src": "group:empty", "accept": ["vault:1"]}`))
+	before, _ := json.Marshal(d)
+	first, second := p.Test(d, now), p.Test(d, now)
+	after, _ := json.Marshal(d)
+	if diff := cmp.Diff(string(before), string(after)) + cmp.Diff(first, second); diff != "" {
+		t.Error(diff)
+	}
+	if got := p.Groups("?group:empty"); got != nil {
+		t.Errorf("the stand-in stayed in %v", got)
+	}
+}
+
+// Whole teams against each other must not multiply: nodes that no rule tells apart are asked about once.
+func TestPolicysOwnTestsOfManyNodesCostLittle(t *testing.T) {
+	text, d := network(5000)
+	text = strings.TrimSuffix(text, "}") + `, "tests": [` + strings.Repeat(`{"src": "group:g1", "accept": ["tag:t1:443"], "deny": ["tag:t2:443", "u2@example.com:22"]},`, 200) + `]}`
+	start := time.Now()
+	if got := mustParse(t, text).Test(d, now); got != nil {
+		t.Error(got)
+	}
+	if took := time.Since(start); took > 3*time.Second*slowness {
+		t.Errorf("took %s", took)
+	}
+}

@@ -1,0 +1,280 @@
+package acl
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+const viewPolicy = `{
+	"groups": {"group:eng": ["alice@example.com"], "group:ops": ["bob@example.com"]},
+	"tagOwners": {"tag:web": [], "tag:db": []},
+	"hosts": {"vault": "100.64.0.9", "site": "10.1.2.0/24"},
+	"grants": [
+		{"src": ["group:eng", "group:ops"], "dst": ["tag:web"], "ip": ["tcp:443"]},
+		{"src": ["tag:web"], "dst": ["tag:db"], "ip": ["tcp:5432"]},
+		{"src": ["group:ops"], "dst": ["*"], "ip": ["*"]},
+		{"src": ["group:eng"], "dst": ["vault", "site"], "ip": ["tcp:22"]},
+	],
+}`
+
+const viewDirectory = `{
+	"users": [{"name": "alice@example.com"}, {"name": "bob@example.com"}, {"name": "eve@example.com"}],
+	"nodes": [
+		{"name": "alice", "user": "alice@example.com", "addresses": ["100.64.0.1"]},
+		{"name": "bob", "user": "bob@example.com", "addresses": ["100.64.0.2"]},
+		{"name": "web", "tags": ["tag:web"], "addresses": ["100.64.0.3"]},
+		{"name": "db", "tags": ["tag:db"], "addresses": ["100.64.0.4"]},
+		{"name": "eve", "user": "eve@example.com", "addresses": ["100.64.0.5"]},
+		{"name": "six", "tags": ["tag:web"], "addresses": ["fd7a::6"]},
+		{"name": "router", "addresses": ["100.64.0.7"], "routes": ["10.1.0.0/16", "10.9.0.0/16"]},
+		{"name": "vault", "addresses": ["100.64.0.9"]},
+	],
+}`
+
+// peersOf lists the names of the peers in a node's view.
+func peersOf(t *testing.T, c *Compiled, d *Directory, name string) string {
+	t.Helper()
+	i := slices.IndexFunc(d.Nodes, func(n Node) bool { return n.Name == name })
+	v, ok := c.View(d.Nodes[i].ID)
+	if !ok {
+		t.Fatalf("no view for %s", name)
+	}
+	var out []string
+	for _, p := range v.Peers {
+		j := slices.IndexFunc(d.Nodes, func(n Node) bool { return n.ID == p.Node })
+		out = append(out, d.Nodes[j].Name)
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+func TestViewHoldsPeersWithAPermittedFlowAndNobodyElse(t *testing.T) {
+	d := mustDirectory(t, viewDirectory)
+	c := mustCompile(t, mustParse(t, viewPolicy), d)
+	for name, want := range map[string]string{
+		"alice":  "bob router vault web",
+		"bob":    "alice db eve router vault web",
+		"web":    "alice bob db",
+		"db":     "bob web",
+		"eve":    "bob",
+		"six":    "",
+		"router": "alice bob",
+		"vault":  "alice bob",
+	} {
+		if got := peersOf(t, c, d, name); got != want {
+			t.Errorf("%s sees %q, want %q", name, got, want)
+		}
+	}
+	if _, ok := c.View("nobody"); ok {
+		t.Error("a view for a node that does not exist")
+	}
+}
+
+// A node reads its map: what is in it about strangers, it knows (R30).
+func TestViewMentionsNothingOfStrangers(t *testing.T) {
+	d := mustDirectory(t, viewDirectory)
+	p := mustParse(t, viewPolicy)
+	c := mustCompile(t, p, d)
+	role := func(key string) string { return fmt.Sprint(uint64(newRoleID(testSalt, key))) }
+	for name, strangers := range map[string][]string{
+		"alice": {"n3", "n4", "n5", "u2", "100.64.0.4", "100.64.0.5", "fd7a::6", "10.9.0.0", "10.1.0.0/16\"]}]", role("tag:db")},
+		"eve":   {"n0", "n2", "n3", "n5", "n6", "u0", "100.64.0.1", "100.64.0.3", "10.1", "10.9", role("group:eng"), role("tag:web"), role("ip:100.64.0.9/32")},
+		"db":    {"n0", "n4", "u0", "100.64.0.9", "10.1", role("group:eng"), role("ip:10.1.2.0/24")},
+		"six":   {"n0", "n1", "n2", "u0", "100.64.", "10.1", role("group:eng")},
+	} {
+		i := slices.IndexFunc(d.Nodes, func(n Node) bool { return n.Name == name })
+		v, _ := c.View(d.Nodes[i].ID)
+		text, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range strangers {
+			if strings.Contains(string(text), s) {
+				t.Errorf("the view of %s mentions %s: %s", name, s, text)
+			}
+		}
+		for _, s := range []string{"alice@", "group:", "tag:", "vault"} {
+			if strings.Contains(string(text), s) {
+				t.Errorf("the view of %s mentions the policy's word %s: %s", name, s, text)
+			}
+		}
+	}
+}
+
+func TestViewLeavesTheCompiledAsItWas(t *testing.T) {
+	d := mustDirectory(t, viewDirectory)
+	c := mustCompile(t, mustParse(t, viewPolicy), d)
+	before, _ := json.Marshal(c.Ruleset())
+	for _, n := range d.Nodes {
+		c.View(n.ID)
+	}
+	after, _ := json.Marshal(c.Ruleset())
+	if diff := cmp.Diff(string(before), string(after)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// ---- random networks
+
+var (
+	drawnUsers = []string{"a@x.org", "b@x.org", "c@x.org"}
+	drawnTags  = []string{"tag:p", "tag:q"}
+	drawnNets  = []string{"100.64.0.1", "100.64.0.2", "fd7a::3", "100.64.0.0/30", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "fd00:1::/32", "192.0.2.0/24"}
+	drawnPorts = []string{"*", "22", "80-90", "tcp:22", "udp:22", "tcp:20-85", "icmp:*", "47:*"}
+	routePool  = []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "fd00:1::/32", "0.0.0.0/0", "::/0"}
+)
+
+func drawPolicy(t *rapid.T) string {
+	src := append(append([]string{"*", "group:g", "group:h", "autogroup:member", "autogroup:tagged"}, drawnUsers...), append(drawnTags, drawnNets...)...)
+	owned := append([]string{"group:g", "group:h", "autogroup:member"}, drawnUsers...)
+	list := func(from []string, most int, label string) []string {
+		return rapid.SliceOfNDistinct(rapid.SampledFrom(from), 1, most, rapid.ID).Draw(t, label)
+	}
+	grants := []map[string][]string{}
+	for range rapid.IntRange(0, 5).Draw(t, "grants") {
+		g := map[string][]string{"src": list(src, 3, "src"), "dst": list(src, 3, "dst"), "ip": list(drawnPorts, 2, "ip")}
+		if rapid.IntRange(0, 3).Draw(t, "self") == 0 {
+			g["src"], g["dst"] = list(owned, 2, "src"), append(list(src, 1, "dst"), "autogroup:self")
+		}
+		grants = append(grants, g)
+	}
+	text, _ := json.Marshal(map[string]any{
+		"groups":    map[string][]string{"group:g": list(drawnUsers, 2, "g"), "group:h": {"group:g", "c@x.org"}},
+		"tagOwners": map[string][]string{"tag:p": {}, "tag:q": {}},
+		"grants":    grants,
+	})
+	return string(text)
+}
+
+func drawDirectory(t *rapid.T) *Directory {
+	d := &Directory{}
+	for i, u := range drawnUsers {
+		d.Users = append(d.Users, User{ID: UserID(fmt.Sprint("u", i)), Login: u})
+	}
+	for i := range rapid.IntRange(0, 6).Draw(t, "nodes") {
+		n := Node{ID: NodeID(fmt.Sprint("n", i)), Name: fmt.Sprint("node", i)}
+		if rapid.Bool().Draw(t, "tagged") {
+			n.Tags = rapid.SliceOfNDistinct(rapid.SampledFrom(drawnTags), 1, 2, rapid.ID).Draw(t, "tags")
+		} else {
+			n.Owner = rapid.SampledFrom([]UserID{"u0", "u1", "u2", "gone"}).Draw(t, "owner")
+		}
+		families := rapid.IntRange(1, 3).Draw(t, "families")
+		if families&1 != 0 {
+			n.Addresses = append(n.Addresses, netip.AddrFrom4([4]byte{100, 64, 0, byte(i)}))
+		}
+		if families&2 != 0 {
+			n.Addresses = append(n.Addresses, netip.MustParseAddr(fmt.Sprintf("fd7a::%d", i)))
+		}
+		for _, r := range rapid.SliceOfNDistinct(rapid.SampledFrom(routePool), 0, 2, rapid.ID).Draw(t, "routes") {
+			n.Routes = append(n.Routes, netip.MustParsePrefix(r))
+		}
+		d.Nodes = append(d.Nodes, n)
+	}
+	return d
+}
+
+// somewhere are addresses behind routes, and of nobody.
+var somewhere = []netip.Addr{
+	netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("10.1.9.9"), netip.MustParseAddr("10.200.0.1"), netip.MustParseAddr("192.0.2.7"),
+	netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("fd00:1::5"), netip.MustParseAddr("2001:db8::1"),
+}
+
+var askedPorts = []Flow{{Proto: TCP, Port: 22}, {Proto: TCP, Port: 85}, {Proto: UDP, Port: 22}, {Proto: ICMP}, {Proto: ICMPv6}, {Proto: 47}, {Proto: SCTP, Port: 22}}
+
+// concerns reports whether a flow has self, or what lies behind it, at one end and at the other somebody else, or what lies behind him.
+func concerns(rs *Ruleset, self NodeID, f Flow) bool {
+	src, _ := rs.SubjectOf(f.Src)
+	dst, _ := rs.SubjectOf(f.Dst)
+	return src != nil && dst != nil && src != dst && (src.Node == self || dst.Node == self)
+}
+
+// What a node enforces by its view is what the whole policy says, at its own addresses and behind routes, exits too.
+func TestViewDecidesAsTheWholeRulesetDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := drawDirectory(t)
+		p, err := Parse([]byte(drawPolicy(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Compile(p, d, testSalt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs := slices.Clone(somewhere)
+		for _, n := range d.Nodes {
+			addrs = append(addrs, n.Addresses...)
+		}
+		for _, n := range d.Nodes {
+			v, _ := c.View(n.ID)
+			compareView(t, c.Ruleset(), v, addrs)
+		}
+	})
+}
+
+func compareView(t *rapid.T, whole *Ruleset, v View, addrs []netip.Addr) {
+	rs := v.Ruleset()
+	met := map[NodeID]bool{}
+	for _, src := range addrs {
+		for _, dst := range addrs {
+			for _, f := range askedPorts {
+				f.Src, f.Dst = src, dst
+				if !concerns(whole, v.Self.Node, f) {
+					continue
+				}
+				want, got := whole.decide(f, now), rs.decide(f, now)
+				if want.Allow != got.Allow || want.Allow && want.Rule.Ref != got.Rule.Ref {
+					t.Fatalf("%v: whole %v, view of %s %v", f, want, v.Self.Node, got)
+				}
+				for _, a := range []netip.Addr{src, dst} {
+					if s, _ := whole.SubjectOf(a); want.Allow && s.Node != v.Self.Node {
+						met[s.Node] = true
+					}
+				}
+			}
+		}
+	}
+	for _, p := range v.Peers {
+		if len(p.Routes) == 0 && !met[p.Node] && len(v.Self.Routes) == 0 {
+			t.Fatalf("%s sees %s without a permitted flow", v.Self.Node, p.Node)
+		}
+	}
+}
+
+// A view's roles are those its rules mention, and its rules mention only roles of its subjects (R30).
+func TestViewIsNarrow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, err := Parse([]byte(drawPolicy(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := drawDirectory(t)
+		c, err := Compile(p, d, testSalt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range d.Nodes {
+			v, _ := c.View(n.ID)
+			had, used := map[RoleID]bool{}, map[RoleID]bool{}
+			for _, s := range v.Ruleset().Subjects {
+				for _, id := range s.Roles {
+					had[id] = true
+				}
+			}
+			for _, r := range v.Rules {
+				for _, id := range slices.Concat(r.Src.Roles, r.Dst.Roles) {
+					used[id] = true
+				}
+			}
+			if diff := cmp.Diff(had, used); diff != "" {
+				t.Fatalf("roles of subjects (-) and of rules (+) of %s:\n%s", n.ID, diff)
+			}
+		}
+	})
+}
