@@ -50,7 +50,7 @@ type overlayConfig struct {
 const Userspace = "userspace"
 
 func openOverlay(ctx context.Context, c overlayConfig) (overlay, error) {
-	if err := checkPort(ctx, c.port); err != nil {
+	if err := CheckPort(ctx, c.port); err != nil {
 		return nil, err
 	}
 	if c.name == Userspace {
@@ -59,8 +59,8 @@ func openOverlay(ctx context.Context, c overlayConfig) (overlay, error) {
 	return openTUN(c)
 }
 
-// checkPort looks whether the UDP port is free, for the sake of a clear sentence; the device binds it later.
-func checkPort(ctx context.Context, port uint16) error {
+// CheckPort looks whether the UDP port is free, for the sake of a clear sentence; the tunnel binds it later. 0 is always free.
+func CheckPort(ctx context.Context, port uint16) error {
 	if port == 0 {
 		return nil
 	}

@@ -28,7 +28,7 @@ func Arrange(app *cli.App, args []string) ([]string, error) {
 	if len(args) == 0 || asksCompletion(app, args) {
 		return args, nil
 	}
-	l := &line{program: app.Name, levels: []*level{{flags: app.Flags, commands: app.Commands}}}
+	l := &line{program: app.Name, noHelp: app.HideHelpCommand, levels: []*level{{flags: app.Flags, commands: app.Commands}}}
 	rest := args[1:]
 	for len(rest) > 0 {
 		if rest[0] == "--" {
@@ -53,6 +53,7 @@ type line struct {
 	program   string
 	levels    []*level
 	arguments []string
+	noHelp    bool // the app has no command "help"
 	help      bool // "help COMMAND": the rest is urfave's
 	helpFlag  bool // --help: arguments would be taken for the topic
 }
@@ -68,7 +69,7 @@ func (l *line) take(words []string) (int, error) {
 		l.arguments = append(l.arguments, word)
 		return 1, nil
 	}
-	if word == "help" || word == "h" {
+	if (word == "help" || word == "h") && !l.noHelp {
 		l.help = true
 		l.arguments = append(l.arguments, word)
 		return 1, nil

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"picket.internal/cmd/internal/cliflags"
+)
+
+const (
+	unitName = "picket.service"
+	unitPath = "/etc/systemd/system/" + unitName
+)
+
+func installCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "install",
+		Usage:       "make the agent a systemd service, started now and at each boot",
+		Description: "Examples:\n\n   sudo picket install\n   sudo picket install --port 51820\n   picket install --print",
+		Flags:       append(agentFlags(), &cli.BoolFlag{Name: "print", Usage: "print the unit and change nothing"}),
+		Action: func(c *cli.Context) error {
+			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
+				return err
+			}
+			return install(c)
+		},
+	}
+}
+
+func install(c *cli.Context) error {
+	a, err := checkAgent(c)
+	if err != nil {
+		return err
+	}
+	if !c.IsSet("state") {
+		a.state = systemState // the service runs as root, whoever prints its unit
+	}
+	if !c.IsSet("socket") {
+		a.socket = systemSocket
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	if program, err = filepath.EvalSymlinks(program); err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	unit, err := a.unit(program)
+	if err != nil {
+		return err
+	}
+	if c.Bool("print") {
+		_, err := fmt.Fprint(c.App.Writer, unit)
+		return err
+	}
+	if err := canInstall(program); err != nil {
+		return err
+	}
+	if err := os.WriteFile(unitPath, []byte(unit), 0o644); err != nil {
+		return fmt.Errorf("write the unit: %w", err)
+	}
+	if err := systemctl(c, "daemon-reload"); err != nil {
+		return err
+	}
+	if err := systemctl(c, "enable", unitName); err != nil {
+		return err
+	}
+	if err := systemctl(c, "restart", unitName); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.Writer, "The agent runs as %s. Join with: sudo picket up --coordinator JOIN\n", unitName)
+	return nil
+}
+
+// unit is the systemd unit: root, because an interface and its routes need it, with everything else taken away.
+func (a agent) unit(program string) (string, error) {
+	args := []string{program, "run", "--state", a.state, "--socket", a.socket, "--tun", a.tun, "--port", fmt.Sprint(a.port), "--log-level", strings.ToLower(a.level.String())}
+	for _, more := range [][2]string{{"--socks5", a.socks5}, {"--http-proxy", a.http}} {
+		if more[1] != "" {
+			args = append(args, more[0], more[1])
+		}
+	}
+	for _, word := range args {
+		if strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._:@=+[]-") != "" {
+			return "", fmt.Errorf("%q holds a character that a systemd unit would read otherwise: use letters, digits and / . _ : - only", word)
+		}
+	}
+	places := "ReadWritePaths=-" + filepath.Dir(a.state) + " -" + filepath.Dir(a.socket) + " -/run/wireguard\n"
+	if a.state == systemState && a.socket == systemSocket {
+		places = "StateDirectory=picket\nStateDirectoryMode=0700\nRuntimeDirectory=picket wireguard\nRuntimeDirectoryMode=0755\nRuntimeDirectoryPreserve=yes\n"
+	}
+	return `[Unit]
+Description=Picket node agent
+After=network.target
+Wants=network.target
+
+[Service]
+Type=exec
+ExecStart=` + strings.Join(args, " ") + `
+Restart=always
+RestartSec=1
+` + places + `CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_OVERRIDE
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+DevicePolicy=closed
+DeviceAllow=/dev/net/tun rw
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectProc=invisible
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+UMask=0077
+
+[Install]
+WantedBy=multi-user.target
+`, nil
+}
+
+// canInstall refuses without root or systemd, and a program that others could replace: the service would run theirs as root.
+func canInstall(program string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("installing a service needs root: use sudo")
+	}
+	if _, err := exec.LookPath("systemctl"); err != nil {
+		return errors.New("this system has no systemd: start `picket run` from its own service manager (picket install --print shows how it is meant to run)")
+	}
+	return onlyRootWrites(program)
+}
+
+func onlyRootWrites(path string) error {
+	for at := path; ; at = filepath.Dir(at) {
+		info, err := os.Lstat(at)
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", at, err)
+		}
+		sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0 && at != filepath.Dir(path)
+		if !ownedByRoot(info) || (info.Mode().Perm()&0o022 != 0 && !sticky) {
+			return fmt.Errorf("%s can be changed by others than root, who could have the service run their own program: put picket into a place of root's first (sudo install -m 755 %s /usr/local/bin/picket)", at, path)
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+	}
+}
+
+func systemctl(c *cli.Context, args ...string) error {
+	out, err := exec.CommandContext(c.Context, "systemctl", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("systemctl %s failed (%w): %s", strings.Join(args, " "), err, clip(strings.TrimSpace(string(out)), 500))
+	}
+	return nil
+}
+
+func uninstallCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "uninstall",
+		Usage:       "stop the service and remove it; keys stay",
+		Description: "Leave the network first, if you mean to: picket logout.\n\nExample:\n\n   sudo picket uninstall",
+		Action: func(c *cli.Context) error {
+			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
+				return err
+			}
+			if os.Geteuid() != 0 {
+				return errors.New("removing a service needs root: use sudo")
+			}
+			if _, err := os.Lstat(unitPath); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("there is no service %s to remove", unitName)
+			}
+			if err := systemctl(c, "disable", "--now", unitName); err != nil {
+				return err
+			}
+			if err := os.Remove(unitPath); err != nil {
+				return fmt.Errorf("remove the unit: %w", err)
+			}
+			if err := systemctl(c, "daemon-reload"); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.App.Writer, "The service is removed; its keys are still in %s.\n", systemState)
+			return nil
+		},
+	}
+}

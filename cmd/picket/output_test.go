@@ -1,0 +1,80 @@
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"picket.internal/node/localapi"
+)
+
+func TestSize(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0", 999: "999", 1000: "1.0k", 9949: "9.9k", 9950: "10k", 999_499: "999k", 999_500: "1.0M", 1_234_567: "1.2M", 1 << 63: ">1E"} {
+		if got := size(n); got != want || len(got) > 4 {
+			t.Errorf("size(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestMillis(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "-", 310 * time.Microsecond: "0.31ms", 12400 * time.Microsecond: "12ms", 9999 * time.Microsecond: "10ms", 1200 * time.Millisecond: "1.2s"} {
+		if got := millis(d); got != want {
+			t.Errorf("millis(%s) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+// longest is a peer whose every cell is as long as the world allows.
+func longest() localapi.Peer {
+	allowed := []localapi.Allowed{{Ports: "tcp 30000-40000", Rule: "grants[0], line 4"}, {Ports: "udp *", Rule: "grants[1], line 9"}}
+	return localapi.Peer{
+		Name: strings.Repeat("n", 63), Owner: strings.Repeat("ü", 100), Addresses: []netip.Addr{netip.MustParseAddr("100.127.255.254")}, Online: true,
+		Path: "direct [2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535", Latency: 9999 * time.Microsecond, RxBytes: 1_200_000, TxBytes: 3_400_000,
+		LastHandshake: time.Now().Add(-400 * 24 * time.Hour), Out: allowed, In: allowed,
+	}
+}
+
+func TestPeersTable_fits120Columns(t *testing.T) {
+	var out bytes.Buffer
+	peersTable(&out, []localapi.Peer{longest(), {Name: "a", Addresses: []netip.Addr{netip.MustParseAddr("100.64.0.2")}}}, time.Now())
+	for line := range strings.Lines(out.String()) {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 120 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
+// TestNothingSteersTheTerminal prints what others could have chosen.
+func TestNothingSteersTheTerminal(t *testing.T) {
+	const evil = "a\x1b[2J\x07\r\nb\u202e\u009b31m"
+	p := localapi.Peer{Name: evil, Owner: evil, Tags: []string{evil}, OS: evil, Path: evil, Refused: evil, Out: []localapi.Allowed{{Ports: evil, Rule: evil}}}
+	s := localapi.Status{Problem: evil, Name: evil, Owner: evil, Tags: []string{evil}, Warnings: []string{evil}, Policy: evil, Generation: 1,
+		Denied: map[string]uint64{evil: 1}, LoginURL: evil, Coordinator: evil}
+	var out bytes.Buffer
+	peersTable(&out, []localapi.Peer{p}, time.Now())
+	writePeer(&out, p, time.Now())
+	showStatus(&out, s, time.Now())
+	welcome(&out, s, []localapi.Peer{p})
+	writeWhy(&out, localapi.WhyAnswer{Src: evil, Dst: evil, Reason: evil, Policy: evil})
+	writeWhy(&out, localapi.WhyAnswer{Allow: true, Src: evil, Dst: evil, Rule: evil})
+	showEvent(&out, localapi.UpEvent{Login: &localapi.Login{URL: evil, Code: evil}})
+	showEvent(&out, localapi.UpEvent{Note: evil})
+	for _, bad := range []string{"\x1b", "\x07", "\r", "\u202e", "\u009b"} {
+		if strings.Contains(out.String(), bad) {
+			t.Errorf("%q reached the terminal:\n%q", bad, out.String())
+		}
+	}
+}
+
+func TestReadAuthKey_file(t *testing.T) {
+	got, err := readAuthKey("-", strings.NewReader("picket-key-abc\n"))
+	if err != nil || got != "picket-key-abc" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := readAuthKey("file:"+t.TempDir()+"/none", nil); err == nil || !strings.Contains(err.Error(), "cannot be read") {
+		t.Errorf("a missing file: %v", err)
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"picket.internal/cmd/internal/cliflags"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/node/localapi"
+)
+
+func peersCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "peers",
+		Usage:       "list whom this machine may talk to, or show one peer in full",
+		ArgsUsage:   "[NAME]",
+		Description: "OUT is what this machine may open there, IN what the peer may open here.\n\nExamples:\n\n   picket peers\n   picket peers db-1\n   picket peers --json",
+		Flags:       asking(jsonFlag()),
+		Action: func(c *cli.Context) error {
+			if err := cliflags.NArgs(c, 0, 1, "a NAME"); err != nil {
+				return err
+			}
+			peers, err := client(c).Peers(c.Context)
+			if err != nil {
+				return explain(err)
+			}
+			if name := c.Args().First(); name != "" {
+				return showPeer(c, peers, name)
+			}
+			return show(c, peers, func(w io.Writer) { peersTable(w, peers, time.Now()) })
+		},
+	}
+}
+
+// Widths of the columns: with two blanks between them a line has at most 120 characters.
+const (
+	widthName    = 13
+	widthOwner   = 14
+	widthAddress = 15
+	widthPath    = 21
+	widthAllowed = 11
+)
+
+func peersTable(w io.Writer, peers []localapi.Peer, now time.Time) {
+	if len(peers) == 0 {
+		fmt.Fprintln(w, "No peers: the policy allows no flow from or to this machine, or it is not connected (picket status).")
+		return
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAME\tOWNER\tADDRESS\tPATH\tRTT\tSEEN\tRX/TX\tOUT\tIN")
+	for _, p := range peers {
+		fmt.Fprintln(t, strings.Join(peerRow(p, now), "\t"))
+	}
+	t.Flush()
+	for _, p := range peers {
+		if p.Refused != "" {
+			fmt.Fprintf(w, "! %s is refused: %s\n", protocol.Printable(p.Name), protocol.Printable(p.Refused))
+		}
+	}
+}
+
+func peerRow(p localapi.Peer, now time.Time) []string {
+	address := ""
+	if len(p.Addresses) > 0 {
+		address = p.Addresses[0].String()
+	}
+	seen := "-"
+	if !p.LastHandshake.IsZero() {
+		seen = span(max(0, now.Sub(p.LastHandshake)))
+	}
+	return []string{
+		clip(p.Name, widthName), clip(ownerText(p), widthOwner), clip(address, widthAddress), clip(pathText(p), widthPath), millis(p.Latency), seen,
+		size(p.RxBytes) + "/" + size(p.TxBytes), clip(allowedText(p.Out), widthAllowed), clip(allowedText(p.In), widthAllowed),
+	}
+}
+
+func ownerText(p localapi.Peer) string {
+	if p.Owner != "" {
+		return p.Owner
+	}
+	return strings.Join(p.Tags, " ")
+}
+
+func pathText(p localapi.Peer) string {
+	switch {
+	case p.Refused != "":
+		return "refused"
+	case p.Path != "":
+		return strings.TrimPrefix(p.Path, "direct ")
+	case !p.Online:
+		return "offline"
+	}
+	return "-"
+}
+
+func allowedText(a []localapi.Allowed) string {
+	if len(a) == 0 {
+		return "-"
+	}
+	return ports(a)
+}
+
+// showPeer prints one peer, found by name, node id or address.
+func showPeer(c *cli.Context, peers []localapi.Peer, ref string) error {
+	for _, p := range peers {
+		match := strings.EqualFold(p.Name, ref) || string(p.Node) == ref
+		for _, a := range p.Addresses {
+			match = match || a.String() == ref
+		}
+		if match {
+			return show(c, p, func(w io.Writer) { writePeer(w, p, time.Now()) })
+		}
+	}
+	return fmt.Errorf("no peer is called %.80q: either there is none, or the policy allows no flow between it and this machine", ref)
+}
+
+func writePeer(w io.Writer, p localapi.Peer, now time.Time) {
+	online := "no"
+	if p.Online {
+		online = "yes"
+	}
+	fields(w,
+		"Name", p.Name, "Refused", p.Refused, "Owner", p.Owner, "Tags", strings.Join(p.Tags, " "), "System", p.OS, "Addresses", addresses(p.Addresses),
+		"Online", online, "Path", p.Path, "Latency", millis(p.Latency), "Last handshake", clock(p.LastHandshake, now),
+		"Received", size(p.RxBytes), "Sent", size(p.TxBytes), "Node", string(p.Node),
+	)
+	for _, side := range []struct {
+		title   string
+		allowed []localapi.Allowed
+	}{{"This machine may open there", p.Out}, {"It may open here", p.In}} {
+		fmt.Fprintf(w, "%s:\n", side.title)
+		if len(side.allowed) == 0 {
+			fmt.Fprintln(w, "  nothing")
+		}
+		for _, a := range side.allowed {
+			fmt.Fprintf(w, "  %-16s by %s\n", protocol.Printable(a.Ports), protocol.Printable(a.Rule))
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"picket.internal/cmd/internal/cliflags"
+	"picket.internal/node"
+	"picket.internal/node/localapi"
+	"picket.internal/node/proxy"
+	"picket.internal/node/statefile"
+)
+
+// defaultTUN is the name of the interface unless told otherwise.
+const defaultTUN = "picket0"
+
+// agentFlags are those of `run`, which `install` writes into the unit.
+func agentFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "state", Value: defaultState(), Usage: "keep keys and the last map in `DIR`"},
+		socketFlag(ownSocket()),
+		&cli.StringFlag{Name: "tun", Value: usualTUN(), Usage: "the network interface's `NAME`, or \"userspace\" for none (needs no privilege)"},
+		&cli.UintFlag{Name: "port", Usage: "the UDP `PORT` for the tunnel; 0 lets the system choose"},
+		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP; no UDP), such as 127.0.0.1:1080"},
+		&cli.StringFlag{Name: "http-proxy", Usage: "lead local programs into the overlay by HTTP CONNECT at `ADDR`, such as 127.0.0.1:8118"},
+		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
+		&cli.BoolFlag{Name: "loopback-endpoints", Usage: "tell others loopback addresses, too", Hidden: true},
+	}
+}
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "be the agent, in the foreground",
+		Description: "Examples:\n\n" +
+			"   sudo picket run\n" +
+			"   picket run --tun=userspace --socks5 127.0.0.1:1080\n\n" +
+			"Without an interface (--tun=userspace) local programs reach peers through a proxy, by peer name or overlay address, and what peers may\n" +
+			"open here arrives at the same port of 127.0.0.1.",
+		Flags: agentFlags(),
+		Action: func(c *cli.Context) error {
+			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
+				return err
+			}
+			return runAgent(c)
+		},
+	}
+}
+
+// agent is what `run` was told, checked.
+type agent struct {
+	state, socket, tun, socks5, http string
+	port                             uint16
+	level                            slog.Level
+	loopback                         bool
+}
+
+func checkAgent(c *cli.Context) (a agent, err error) {
+	a = agent{state: c.String("state"), socket: c.String("socket"), tun: c.String("tun"), socks5: c.String("socks5"), http: c.String("http-proxy"),
+		loopback: c.Bool("loopback-endpoints")}
+	if c.Uint("port") > 65535 {
+		return a, cliflags.Usage(c, "--port %d is no port: 0 to 65535", c.Uint("port"))
+	}
+	a.port = uint16(c.Uint("port"))
+	if err := a.level.UnmarshalText([]byte(c.String("log-level"))); err != nil || strings.ContainsAny(c.String("log-level"), "+-") {
+		return a, cliflags.Usage(c, "--log-level %q is none of debug, info, warn, error", c.String("log-level"))
+	}
+	if a.state == "" || a.socket == "" {
+		return a, cliflags.Usage(c, "--state and --socket must not be empty")
+	}
+	if a.tun != node.Userspace && !isInterfaceName(a.tun) {
+		return a, cliflags.Usage(c, "--tun %q is no name of an interface: 1 to 15 letters, digits, hyphens and underscores, or \"userspace\"", a.tun)
+	}
+	return a, nil
+}
+
+// isInterfaceName is stricter than the kernel (IFNAMSIZ is 16 with the NUL): nothing that a file name or a rule could read otherwise.
+func isInterfaceName(s string) bool {
+	return len(s) > 0 && len(s) < 16 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") == "" && s[0] != '-'
+}
+
+func runAgent(c *cli.Context) error {
+	a, err := checkAgent(c)
+	if err != nil {
+		return err
+	}
+	if err := preflight(a.tun); err != nil {
+		return err
+	}
+	if err := node.CheckPort(c.Context, a.port); err != nil {
+		return err
+	}
+	state, err := statefile.Open(a.state)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	return a.serve(c.Context, state, c.App.Version, c.App.ErrWriter)
+}
+
+// serve opens the listeners and runs the node, which closes them.
+func (a agent) serve(ctx context.Context, state *statefile.Dir, version string, log io.Writer) error {
+	var opened []net.Listener
+	closeAll := func() {
+		for _, l := range opened {
+			l.Close()
+		}
+	}
+	open := func(listen func(context.Context, string) (net.Listener, error), at string) (net.Listener, error) {
+		if at == "" {
+			return nil, nil
+		}
+		l, err := listen(ctx, at)
+		if err == nil {
+			opened = append(opened, l)
+		}
+		return l, err
+	}
+	socket, err1 := open(localapi.Listen, a.socket)
+	socks5, err2 := open(proxy.Listen, a.socks5)
+	http, err3 := open(proxy.Listen, a.http)
+	for _, err := range []error{err1, err2, err3} {
+		if err != nil {
+			closeAll()
+			return err
+		}
+	}
+	n, err := node.New(node.Config{
+		State: state, Version: version, TUN: a.tun, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback,
+		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level})),
+	})
+	if err != nil {
+		closeAll()
+		return err
+	}
+	if err := n.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("the agent stopped: %w", err)
+	}
+	return nil
+}
