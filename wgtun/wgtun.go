@@ -1,10 +1,16 @@
 // Package wgtun is the tunnel: one WireGuard device behind a filter, over paths.
+//
+// A packet passes through these stages, each on goroutines of its own; nothing calls back upward:
+//
+//	out:  TUN -> guardedTUN.Read (filter.Egress) -> wireguard-go (peer by address, encrypt) -> path.Bind.Send
+//	in:   path.Bind receive -> wireguard-go (decrypt, source belongs to key) -> guardedTUN.Write (filter.Ingress) -> TUN
+//
+// What the filter wants told to the local side (a reject, the reset of a cut flow) goes through the injector, a goroutine that
+// writes to the TUN, so that neither Read nor Apply ever waits for the local side to take a packet.
 package wgtun
 
 import (
-	"context"
 	"log/slog"
-	"net"
 	"net/netip"
 	"time"
 
@@ -20,15 +26,20 @@ import (
 // DefaultMTU is small enough for any path that carries IPv6.
 const DefaultMTU = 1280
 
-// Config of a Tunnel. The Tunnel owns TUN and Bind and closes them.
+// Config of a Tunnel. Run owns TUN and Bind and closes them; until Run is called they stay the caller's.
 type Config struct {
 	TUN    tun.Device
 	Bind   conn.Bind // UDP sockets; conn.NewDefaultBind() outside tests
 	Port   uint16    // UDP port to listen on; 0 picks one
 	Tunnel key.TunnelPrivate
 	Probe  key.ProbePrivate
-	Logger *slog.Logger
-	// OnCut is told of every flow cut, without blocking the tunnel for long; may be nil.
+	Logger *slog.Logger // nil logs nothing
+	// Overlay is the networks of the overlay: no path to a peer leads through them.
+	Overlay []netip.Prefix
+	// AllowLoopback lets paths lead over loopback addresses: for nodes of one host, and tests.
+	AllowLoopback bool
+	// OnCut is told of every flow cut, once, by whoever caused it, without blocking the tunnel for long; it may be called
+	// concurrently and must not call Apply, Hint or Extend. May be nil.
 	OnCut func([]filter.Cut)
 }
 
@@ -44,17 +55,20 @@ type Peer struct {
 }
 
 // State is everything the tunnel is to be. What a State omits is gone. The zero State refuses everything and has no peers.
+// Apply keeps what a State refers to: it must not change any more.
 type State struct {
 	Generation uint64
 	Self       acl.NodeID
 	Peers      []Peer
 	Rules      *acl.Ruleset
 	NotAfter   time.Time // lease end with a monotonic reading; zero means already over
+	// ClockOffset is added to this host's clock to get the time in which rules state their deadlines.
+	ClockOffset time.Duration
 }
 
 // Applied says what Apply did.
 type Applied struct {
-	Added, Removed, Changed int // peers
+	Added, Removed, Changed int // peers; a rotated tunnel key is a change
 	Cut                     []filter.Cut
 }
 
@@ -69,50 +83,7 @@ type PeerStats struct {
 // Stats is a snapshot.
 type Stats struct {
 	Generation uint64
-	Port       uint16
+	Port       uint16 // 0 before Ready
 	Peers      []PeerStats
 	Filter     filter.Stats
 }
-
-// Tunnel is one WireGuard device, its filter and its paths.
-type Tunnel struct{}
-
-// New makes the device, down and without peers; it refuses everything until Apply.
-func New(Config) (*Tunnel, error) { panic("unimplemented") }
-
-// Run brings the device up and keeps it until ctx ends, then closes everything it owns. It returns nil on cancellation.
-func (t *Tunnel) Run(ctx context.Context) error { panic("unimplemented") }
-
-// Ready is closed when the device is up and its UDP port is bound.
-func (t *Tunnel) Ready() <-chan struct{} { panic("unimplemented") }
-
-// Apply narrows, then widens (DESIGN.md section 6, rule 6). A State in which two peers claim one address or one key, or a peer
-// claims one of ours, is refused whole and the old one stays.
-func (t *Tunnel) Apply(s State) (Applied, error) { panic("unimplemented") }
-
-// Hint replaces a peer's candidate addresses outside a State; unknown peers are ignored.
-func (t *Tunnel) Hint(node acl.NodeID, candidates []netip.AddrPort) { panic("unimplemented") }
-
-// Extend moves the lease of the State in force; it never shortens what Apply set.
-func (t *Tunnel) Extend(notAfter time.Time) { panic("unimplemented") }
-
-// Stats returns a snapshot.
-func (t *Tunnel) Stats() Stats { panic("unimplemented") }
-
-// Flows lists the live flows.
-func (t *Tunnel) Flows() []filter.Flow { panic("unimplemented") }
-
-// Ping probes the path to a peer.
-func (t *Tunnel) Ping(ctx context.Context, node acl.NodeID) (time.Duration, netip.AddrPort, error) {
-	panic("unimplemented")
-}
-
-// ServeUAPI answers WireGuard's cross-platform configuration protocol on l until ctx ends: "get" only; "set" is refused,
-// because peers come from signed maps alone.
-func (t *Tunnel) ServeUAPI(ctx context.Context, l net.Listener) error { panic("unimplemented") }
-
-// OpenTUN makes an operating-system TUN device; it needs privilege. name may be a pattern the system understands ("picket%d" on Linux).
-func OpenTUN(name string, mtu int) (tun.Device, error) { return tun.CreateTUN(name, mtu) }
-
-// ListenUAPI opens the UAPI socket that `wg` looks for: /var/run/wireguard/NAME.sock.
-func ListenUAPI(name string) (net.Listener, error) { panic("unimplemented") }

@@ -1,0 +1,220 @@
+package wgtun
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"picket.internal/acl"
+	"picket.internal/wgtun/filter"
+	"picket.internal/wgtun/key"
+)
+
+// ErrIncomplete is wrapped by Apply's error when the device refused a part: the nodes concerned are denied until a later
+// Apply puts them right; all else of the State is in force.
+var ErrIncomplete = errors.New("state incomplete")
+
+// ErrClosed is returned by what needs a tunnel that has not ended.
+var ErrClosed = errors.New("tunnel is closed")
+
+// Apply narrows, then widens (DESIGN.md section 6, rule 6), the one door for every State:
+//
+//  1. the filter takes what old and new allow both, departing nodes and addresses that change hands denied; flows are cut
+//  2. those peers leave the device and the paths; this waits until nothing of theirs is under way, which a blocked TUN may
+//     delay (SECURITY.md R14): by then nothing of theirs passes
+//  3. the new peers come, the others change, a rotated tunnel key hands its addresses over
+//  4. the filter takes the new rules whole
+//
+// So no rule meant for an address's new owner ever meets the old one's key. A State in which two peers claim one address or
+// one key, or a peer claims one of ours, is refused whole and the old one stays: the error wraps ErrRefused. Before Run the
+// peers are noted and reach the device when it comes up. Calls wait for each other.
+func (t *Tunnel) Apply(s State) (Applied, error) {
+	t.applying.Lock()
+	defer t.applying.Unlock()
+	if t.ended() {
+		return Applied{}, ErrClosed
+	}
+	if err := t.own.check(&s); err != nil {
+		return Applied{}, fmt.Errorf("apply generation %d: %w", s.Generation, err)
+	}
+	a := application{t: t, state: s, plan: makePlan(t.peers, s.Peers), policy: policyOf(s), failed: make(map[acl.NodeID]error)}
+	a.narrow()
+	a.removePeers()
+	a.addPeers()
+	a.widen()
+	return a.applied, a.err()
+}
+
+func policyOf(s State) *filter.Policy {
+	return &filter.Policy{Generation: s.Generation, Self: s.Self, Rules: s.Rules, NotAfter: s.NotAfter, ClockOffset: s.ClockOffset}
+}
+
+// application is one Apply under way; the caller holds t.applying.
+type application struct {
+	t       *Tunnel
+	state   State
+	plan    plan
+	policy  *filter.Policy
+	applied Applied
+	failed  map[acl.NodeID]error
+	tainted []netip.Prefix // of peers that could not be removed: nobody may have them yet
+}
+
+// narrow is step 1. The cuts are told before step 2, which may have to wait.
+func (a *application) narrow() {
+	both := filter.Intersect(a.t.policy, a.policy, func(n acl.NodeID) bool { return a.plan.departing[n] })
+	a.swap(both)
+}
+
+func (a *application) swap(p *filter.Policy) {
+	cuts := a.t.filter.Swap(p)
+	a.t.policy = p
+	a.applied.Cut = append(a.applied.Cut, cuts...)
+	a.t.tellCuts(cuts)
+}
+
+// removePeers is step 2. Packets that the filter passed under the old rules may still lie between TUN and peer: they are
+// waited for, so that none is sent to an address's next owner.
+func (a *application) removePeers() {
+	for _, in := range a.plan.remove {
+		a.remove(in)
+	}
+	if len(a.plan.remove) > 0 {
+		a.t.tun.drain()
+	}
+	a.applied.Removed = a.plan.removed
+}
+
+// remove takes a peer from the paths first: from then on nothing reaches it, whatever the device still holds.
+func (a *application) remove(in installed) {
+	a.t.path.RemovePeer(in.peer.Tunnel)
+	if err := a.t.configure(configRemove(in)); err != nil {
+		a.fail(in, fmt.Errorf("remove: %w", err))
+		a.tainted = append(a.tainted, in.prefixes...)
+		a.t.note(broken(in))
+		return
+	}
+	a.t.forget(in.peer.Tunnel)
+}
+
+// addPeers is step 3.
+func (a *application) addPeers() {
+	for _, in := range a.plan.add {
+		a.add(in)
+	}
+	for _, c := range a.plan.change {
+		a.change(c)
+	}
+	for _, in := range a.plan.retire {
+		a.remove(in)
+	}
+	a.applied.Added, a.applied.Changed = a.plan.added, a.plan.changed
+}
+
+func (a *application) add(in installed) {
+	a.t.path.SetPeer(in.path())
+	if err := a.t.configure(configAdd(in)); err != nil {
+		a.t.path.RemovePeer(in.peer.Tunnel)
+		a.fail(in, fmt.Errorf("add: %w", err))
+		in = broken(in)
+	}
+	a.t.note(in)
+	a.t.sessions.added(in.peer.Tunnel)
+	if a.plan.again[in.peer.Tunnel] && a.t.engine != nil {
+		a.t.engine.Handshake(in.peer.Tunnel) // the peer, which has not left, still has the session that we gave up
+	}
+}
+
+// change sets a peer that stays. A changed probe key says that the peer has started anew and lost its session: ours must not be
+// sent into any more.
+func (a *application) change(c change) {
+	a.t.path.SetPeer(c.new.path())
+	if err := a.t.configure(configChange(c)); err != nil {
+		a.t.path.RemovePeer(c.new.peer.Tunnel)
+		a.fail(c.new, fmt.Errorf("change: %w", err))
+		a.t.note(broken(c.new))
+		return
+	}
+	a.t.note(c.new)
+	if c.old.peer.Probe != c.new.peer.Probe && a.t.engine != nil {
+		a.t.engine.Expire(c.new.peer.Tunnel)
+	}
+}
+
+func broken(in installed) installed {
+	in.broken = true
+	return in
+}
+
+func (a *application) fail(in installed, err error) {
+	a.failed[in.peer.Node] = err
+}
+
+// denyTainted denies whoever is to have a prefix of a peer that could not be removed.
+func (a *application) denyTainted() {
+	if len(a.tainted) == 0 {
+		return
+	}
+	for _, p := range a.state.Peers {
+		for _, prefix := range install(p).prefixes {
+			if slices.ContainsFunc(a.tainted, prefix.Overlaps) {
+				a.failed[p.Node] = fmt.Errorf("%s is still with a peer that could not be removed", prefix)
+			}
+		}
+	}
+}
+
+// widen is step 4. What failed stays denied.
+func (a *application) widen() {
+	a.denyTainted()
+	p := *a.policy
+	if len(a.failed) > 0 {
+		p.Deny = make(map[acl.NodeID]struct{}, len(a.failed))
+		for node := range a.failed {
+			p.Deny[node] = struct{}{}
+		}
+	}
+	a.swap(&p)
+	a.t.setGeneration(a.state.Generation)
+}
+
+func (a *application) err() error {
+	if len(a.failed) == 0 {
+		return nil
+	}
+	errs := []error{fmt.Errorf("apply generation %d: %w: %d nodes are denied", a.state.Generation, ErrIncomplete, len(a.failed))}
+	for node, err := range a.failed {
+		errs = append(errs, fmt.Errorf("node %s: %w", node, err))
+	}
+	return errors.Join(errs...)
+}
+
+// configure hands a text to the device; before Run there is none, and Run hands it everything noted.
+// The caller holds t.applying.
+func (t *Tunnel) configure(text string) error {
+	if t.engine == nil {
+		return nil
+	}
+	return t.engine.IpcSet(text)
+}
+
+// note records a peer as installed; forget takes it out.
+func (t *Tunnel) note(in installed) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.peers[in.peer.Tunnel] = in
+}
+
+func (t *Tunnel) forget(k key.TunnelPublic) {
+	t.sessions.removed(k)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.peers, k)
+}
+
+func (t *Tunnel) setGeneration(g uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.generation = g
+}

@@ -1,0 +1,171 @@
+package wgtun
+
+import (
+	"os"
+	"sync"
+
+	"golang.zx2c4.com/wireguard/tun"
+
+	"picket.internal/wgtun/filter"
+)
+
+// guardedTUN stands between wireguard-go and the TUN and lets through what the filter passes.
+//
+// Read is called by one goroutine, Write by one a peer, concurrently. Neither changes, swaps nor keeps a buffer: wireguard-go
+// goes on using each where it put it, and TUN devices write into the room around packets.
+type guardedTUN struct {
+	inner   tun.Device
+	filter  *filter.Filter
+	inject  *injector
+	reading readState
+	events  chan tun.Event
+
+	closeOnce sync.Once
+	closed    chan struct{}
+	closeErr  error
+}
+
+func newGuardedTUN(inner tun.Device, f *filter.Filter, i *injector) *guardedTUN {
+	g := &guardedTUN{inner: inner, filter: f, inject: i, events: make(chan tun.Event, 1), closed: make(chan struct{})}
+	g.reading.cond.L = &g.reading.mu
+	return g
+}
+
+func (g *guardedTUN) File() *os.File           { return g.inner.File() }
+func (g *guardedTUN) MTU() (int, error)        { return g.inner.MTU() }
+func (g *guardedTUN) Name() (string, error)    { return g.inner.Name() }
+func (g *guardedTUN) BatchSize() int           { return g.inner.BatchSize() }
+func (g *guardedTUN) Events() <-chan tun.Event { return g.events }
+
+// Read returns what the inner device read, with the size of every refused packet set to 0, which wireguard-go skips. Packets
+// that come together with an error are judged like any other.
+func (g *guardedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	g.reading.begin()
+	n, err := g.inner.Read(bufs, sizes, offset)
+	// From here the packets count as under way, before the first verdict: a drain after a swap waits for every packet
+	// that an older verdict passed.
+	g.reading.took(n, err)
+	for i := range n {
+		if !g.egress(bufs[i][offset : offset+sizes[i]]) {
+			sizes[i] = 0
+		}
+	}
+	return n, err
+}
+
+func (g *guardedTUN) egress(packet []byte) bool {
+	switch g.filter.Egress(packet).Verdict {
+	case filter.Pass:
+		return true
+	case filter.Reject:
+		if b := g.filter.AppendReject(newInjection(), packet); len(b) > injectOffset {
+			g.inject.offer(b)
+		}
+	}
+	return false
+}
+
+// writePool holds the slices of slices that Write compacts passed packets into; a shared one would race between peers.
+var writePool = sync.Pool{New: func() any { return new([][]byte) }}
+
+// Write hands the packets that the filter passes to the inner device in one call, as the slices they came in. It returns
+// len(bufs) unless the inner device fails: a refused packet has been dealt with.
+func (g *guardedTUN) Write(bufs [][]byte, offset int) (int, error) {
+	pooled := writePool.Get().(*[][]byte)
+	passed := (*pooled)[:0]
+	for _, b := range bufs {
+		if len(b) > offset && g.filter.Ingress(b[offset:]).Verdict == filter.Pass {
+			passed = append(passed, b)
+		}
+	}
+	var err error
+	if len(passed) > 0 {
+		_, err = g.inner.Write(passed, offset)
+	}
+	clear(passed)
+	*pooled = passed
+	writePool.Put(pooled)
+	if err != nil {
+		return 0, err
+	}
+	return len(bufs), nil
+}
+
+// Close closes the inner device, so that blocked calls return. It is called before the device's own Close too, which would
+// wait for a removal that waits for a blocked Write.
+func (g *guardedTUN) Close() error {
+	g.closeOnce.Do(func() {
+		close(g.closed)
+		g.reading.end()
+		g.closeErr = g.inner.Close()
+	})
+	return g.closeErr
+}
+
+// forwardEvents passes on changes of MTU until the device closes. Up and down are Run's to decide: at EventUp wireguard-go
+// would open its sockets from a goroutine of its own, on no port of ours, before it is configured.
+func (g *guardedTUN) forwardEvents() {
+	defer close(g.events)
+	for {
+		select {
+		case <-g.closed:
+			return
+		case e, ok := <-g.inner.Events():
+			if !ok {
+				return
+			}
+			if e&tun.EventMTUUpdate == 0 {
+				continue
+			}
+			select {
+			case g.events <- tun.EventMTUUpdate:
+			case <-g.closed:
+				return
+			}
+		}
+	}
+}
+
+// drain waits until every packet that Read has returned so far has been put behind a peer, which wireguard-go has done when it
+// calls Read again.
+func (g *guardedTUN) drain() { g.reading.wait() }
+
+// readState tells whether packets are between Read's return and the next Read.
+type readState struct {
+	mu       sync.Mutex
+	cond     sync.Cond
+	underWay bool
+	ended    bool
+}
+
+func (r *readState) begin() {
+	r.mu.Lock()
+	r.underWay = false
+	r.mu.Unlock()
+	r.cond.Broadcast()
+}
+
+// took notes n packets under way. After an error other than a partial read there is no next Read to wait for.
+func (r *readState) took(n int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.underWay = n > 0
+	if err != nil && n == 0 {
+		r.cond.Broadcast()
+	}
+}
+
+func (r *readState) end() {
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	r.cond.Broadcast()
+}
+
+func (r *readState) wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.underWay && !r.ended {
+		r.cond.Wait()
+	}
+}

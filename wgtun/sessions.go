@@ -1,0 +1,131 @@
+package wgtun
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+
+	"picket.internal/wgtun/key"
+	"picket.internal/wgtun/path"
+)
+
+const (
+	// sessionMemory is how long a peer may go on sending into a session (RejectAfterTime, WireGuard whitepaper section 6.1).
+	sessionMemory = device.RejectAfterTime
+	// forgetInterval is how often peers that never sent anything are forgotten here.
+	forgetInterval = 30 * time.Second
+)
+
+// sessions finds peers that send into a session which this device no longer has, because it was started anew or the peer was
+// removed and came back: WireGuard itself notices only 15 seconds later. Such a peer's first message is transport data; from
+// a peer without a session it is part of a handshake. Only the former is met with a handshake of ours, for if both sides
+// began one at the same moment each would drop the other's answer, and the next try comes 5 seconds later.
+//
+// A forged message can set off one handshake for each time its peer was added, if it bears an address that the peer has proved.
+type sessions struct {
+	waiting atomic.Int32                   // len(new), so that Receive need not lock once all have spoken
+	lost    chan key.TunnelPublic          // read by run
+	mu      sync.Mutex                     // guards what follows
+	new     map[key.TunnelPublic]time.Time // peers not heard since they were added, and when that was
+}
+
+func newSessions() *sessions {
+	return &sessions{lost: make(chan key.TunnelPublic, 64), new: make(map[key.TunnelPublic]time.Time)}
+}
+
+// added says that the device has a peer anew, without session; removed that it has it no more.
+func (s *sessions) added(k key.TunnelPublic) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.new[k] = time.Now()
+	s.waiting.Store(int32(len(s.new)))
+}
+
+func (s *sessions) removed(k key.TunnelPublic) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.new, k)
+	s.waiting.Store(int32(len(s.new)))
+}
+
+// heard notes a peer's first message since it was added.
+func (s *sessions) heard(k key.TunnelPublic, message []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since, waits := s.new[k]
+	if !waits || len(message) < 4 {
+		return
+	}
+	delete(s.new, k)
+	s.waiting.Store(int32(len(s.new)))
+	if binary.LittleEndian.Uint32(message) != device.MessageTransportType || time.Since(since) > sessionMemory {
+		return
+	}
+	select {
+	case s.lost <- k:
+	default: // WireGuard will notice by itself
+	}
+}
+
+// run calls handshake for each peer that was found out, until ctx ends. It is apart from receiving, which must not wait for
+// the device's locks.
+func (s *sessions) run(ctx context.Context, handshake func(key.TunnelPublic)) {
+	ticker := time.NewTicker(forgetInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case k := <-s.lost:
+			handshake(k)
+		case <-ticker.C:
+			s.forgetSilent()
+		}
+	}
+}
+
+func (s *sessions) forgetSilent() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, since := range s.new {
+		if time.Since(since) > sessionMemory {
+			delete(s.new, k)
+		}
+	}
+	s.waiting.Store(int32(len(s.new)))
+}
+
+// watchedBind is the path layer with sessions looking on.
+type watchedBind struct {
+	*path.Bind
+	sessions *sessions
+}
+
+// Open opens the path layer.
+func (b watchedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	fns, port, err := b.Bind.Open(port)
+	for i, fn := range fns {
+		fns[i] = b.watch(fn)
+	}
+	return fns, port, err
+}
+
+func (b watchedBind) watch(receive conn.ReceiveFunc) conn.ReceiveFunc {
+	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		n, err := receive(bufs, sizes, eps)
+		if err != nil || b.sessions.waiting.Load() == 0 {
+			return n, err
+		}
+		for i := range n {
+			if e, ok := eps[i].(*path.Endpoint); ok && sizes[i] > 0 {
+				b.sessions.heard(e.Peer(), bufs[i][:sizes[i]])
+			}
+		}
+		return n, nil
+	}
+}

@@ -1,0 +1,271 @@
+package wgtun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"picket.internal/acl"
+	"picket.internal/wgtun/filter"
+	"picket.internal/wgtun/key"
+	"picket.internal/wgtun/path"
+)
+
+// sweepInterval bounds how late a deadline, or the lease's end, cuts a flow.
+const sweepInterval = 50 * time.Millisecond
+
+// Tunnel is one WireGuard device, its filter and its paths. All methods are safe for concurrent use.
+type Tunnel struct {
+	config Config
+	logger *slog.Logger
+	own    identity
+	filter *filter.Filter
+	path   *path.Bind
+	inject *injector
+	tun    *guardedTUN
+
+	sessions *sessions
+	ready    chan struct{}
+
+	newEngine func(tun.Device, conn.Bind, *device.Logger) engine // tests put theirs
+
+	applying sync.Mutex     // held through Apply and whatever else must not run beside it
+	policy   *filter.Policy // in the filter; guarded by applying
+
+	// Written under applying and mu, so either is enough to read.
+	mu         sync.Mutex
+	engine     engine // nil before Run has brought it up
+	peers      map[key.TunnelPublic]installed
+	generation uint64
+	state      runState
+}
+
+type runState uint8
+
+const (
+	stateNew runState = iota
+	stateRunning
+	stateEnded
+)
+
+// New makes the tunnel, down and without peers; it refuses everything until Apply, and starts nothing.
+func New(c Config) (*Tunnel, error) {
+	switch {
+	case c.TUN == nil:
+		return nil, errors.New("new tunnel: no TUN device")
+	case c.Bind == nil:
+		return nil, errors.New("new tunnel: no UDP sockets")
+	case c.Tunnel.IsZero() || c.Probe.IsZero():
+		return nil, errors.New("new tunnel: a key is missing")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	t := &Tunnel{
+		config: c,
+		logger: c.Logger,
+		own:    identity{tunnel: c.Tunnel.Public(), probe: c.Probe.Public()},
+		filter: filter.New(),
+		path: path.New(path.Config{
+			Inner:         c.Bind,
+			Tunnel:        c.Tunnel.Public(),
+			Probe:         c.Probe,
+			Logger:        c.Logger,
+			Overlay:       c.Overlay,
+			AllowLoopback: c.AllowLoopback,
+		}),
+		inject:    newInjector(),
+		sessions:  newSessions(),
+		ready:     make(chan struct{}),
+		newEngine: newWireguard,
+		peers:     make(map[key.TunnelPublic]installed),
+	}
+	t.tun = newGuardedTUN(c.TUN, t.filter, t.inject)
+	return t, nil
+}
+
+// Run brings the device up and keeps it until ctx ends, then closes everything the Config gave and waits for its goroutines.
+// It returns nil on cancellation, and an error when the device cannot come up or fails. A Tunnel runs once.
+func (t *Tunnel) Run(ctx context.Context) error {
+	if !t.start() {
+		return errors.New("run tunnel: it has run before")
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var tasks sync.WaitGroup
+	tasks.Go(t.tun.forwardEvents)
+	tasks.Go(func() { t.inject.run(ctx, t.config.TUN) })
+	tasks.Go(func() { t.sweep(ctx) })
+	tasks.Go(func() {
+		if err := t.path.Run(ctx); err != nil {
+			cancel(fmt.Errorf("run paths: %w", err))
+		}
+	})
+	dev := t.newEngine(t.tun, watchedBind{t.path, t.sessions}, deviceLogger(t.logger))
+	tasks.Go(func() { t.sessions.run(ctx, dev.Handshake) })
+	if err := t.bringUp(dev); err != nil {
+		cancel(err)
+	}
+	select {
+	case <-ctx.Done():
+	case <-dev.Wait():
+		cancel(errors.New("the TUN device has failed or was removed"))
+	}
+	err := context.Cause(ctx)
+	t.shutDown(dev)
+	cancel(nil)
+	tasks.Wait()
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return fmt.Errorf("run tunnel: %w", err)
+}
+
+func (t *Tunnel) start() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state != stateNew {
+		return false
+	}
+	t.state = stateRunning
+	return true
+}
+
+func (t *Tunnel) ended() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.state == stateEnded
+}
+
+// bringUp configures the device, with the peers that were applied before, and opens its sockets.
+func (t *Tunnel) bringUp(dev engine) error {
+	t.applying.Lock()
+	defer t.applying.Unlock()
+	if err := dev.IpcSet(configDevice(t.config.Tunnel, t.config.Port)); err != nil {
+		return fmt.Errorf("configure the device: %w", err)
+	}
+	for _, in := range t.peers {
+		if err := dev.IpcSet(configAdd(in)); err != nil {
+			return fmt.Errorf("add node %s: %w", in.peer.Node, err)
+		}
+	}
+	if err := dev.Up(); err != nil {
+		return fmt.Errorf("open UDP port %d: %w", t.config.Port, err)
+	}
+	t.mu.Lock()
+	t.engine = dev
+	t.mu.Unlock()
+	close(t.ready)
+	return nil
+}
+
+// shutDown closes the TUN first: the device's Close would wait for a removal that waits for a blocked write.
+func (t *Tunnel) shutDown(dev engine) {
+	t.mu.Lock()
+	t.state = stateEnded
+	t.mu.Unlock()
+	if err := t.tun.Close(); err != nil {
+		t.logger.Warn("close the TUN device", "error", err)
+	}
+	dev.Close()
+	<-dev.Wait()
+}
+
+// Ready is closed when the device is up and its UDP port is bound.
+func (t *Tunnel) Ready() <-chan struct{} { return t.ready }
+
+// sweep ends what time has ended, until ctx ends.
+func (t *Tunnel) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			t.tellCuts(t.filter.Sweep())
+		}
+	}
+}
+
+// tellCuts resets the local ends of cut flows and tells OnCut. Every cut passes here once.
+func (t *Tunnel) tellCuts(cuts []filter.Cut) {
+	if len(cuts) == 0 {
+		return
+	}
+	var resets [][]byte
+	for i := range cuts {
+		if len(cuts[i].Reset) > 0 {
+			resets = append(resets, append(make([]byte, injectOffset, injectOffset+len(cuts[i].Reset)), cuts[i].Reset...))
+		}
+	}
+	t.inject.must(resets)
+	if t.config.OnCut != nil {
+		t.config.OnCut(cuts)
+	}
+}
+
+// Hint replaces a peer's candidate addresses outside a State, until a State brings other ones; unknown peers are ignored.
+func (t *Tunnel) Hint(node acl.NodeID, candidates []netip.AddrPort) {
+	t.applying.Lock()
+	defer t.applying.Unlock()
+	if in, ok := t.peerOf(node); ok && !in.broken {
+		p := in.path()
+		p.Candidates = candidates
+		t.path.SetPeer(p)
+	}
+}
+
+// Extend moves the lease of the State in force; it never shortens what Apply set. Flows that the lease's end has cut stay cut,
+// new ones may open. A State without a lease is not given one. It waits for an Apply under way, so that it extends what is in force.
+func (t *Tunnel) Extend(notAfter time.Time) {
+	t.applying.Lock()
+	defer t.applying.Unlock()
+	if t.policy != nil && !t.policy.NotAfter.IsZero() {
+		t.filter.Extend(notAfter)
+	}
+}
+
+// Flows lists the live flows.
+func (t *Tunnel) Flows() []filter.Flow { return t.filter.Flows() }
+
+// TakeEvidence returns what peers sent that they would not have sent by the rules, one entry a peer, and forgets it.
+func (t *Tunnel) TakeEvidence() []filter.Evidence { return t.filter.TakeEvidence() }
+
+// Observed lists the addresses under which peers have lately seen this node, those seen by most first. Each is a peer's word only.
+func (t *Tunnel) Observed() []netip.AddrPort { return t.path.Observed() }
+
+// Reprobe asks for all paths in use anew, at once: after a change of addresses or routes, and after sleep.
+func (t *Tunnel) Reprobe() { t.path.Reprobe() }
+
+// Port is the UDP port in use; 0 while none is.
+func (t *Tunnel) Port() uint16 { return t.path.LocalPort() }
+
+// Ping probes the path to a peer until ctx ends: the round-trip time and the address it was answered from. The error wraps
+// path.ErrNoPeer when the State in force does not name the node.
+func (t *Tunnel) Ping(ctx context.Context, node acl.NodeID) (time.Duration, netip.AddrPort, error) {
+	in, ok := t.peerOf(node)
+	if !ok {
+		return 0, netip.AddrPort{}, fmt.Errorf("ping node %s: %w", node, path.ErrNoPeer)
+	}
+	return t.path.Ping(ctx, in.peer.Tunnel)
+}
+
+func (t *Tunnel) peerOf(node acl.NodeID) (installed, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, in := range t.peers {
+		if in.peer.Node == node {
+			return in, true
+		}
+	}
+	return installed{}, false
+}
