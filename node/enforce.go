@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
+	"picket.internal/node/hostnet"
 	"picket.internal/node/statefile"
 	"picket.internal/wgtun"
 	"picket.internal/wgtun/filter"
@@ -139,11 +142,12 @@ func (n *Node) enforce() (cut int, err error) {
 // apply hands the judged map to the tunnel.
 func (n *Node) apply() (cut int, err error) {
 	h, j := n.map_.held, n.map_.judged
-	for i := range j.peers {
-		j.peers[i].Candidates = n.map_.hints[j.peers[i].Node].Endpoints
+	peers := slices.Clone(j.peers) // the tunnel keeps what it is given
+	for i := range peers {
+		peers[i].Candidates = n.candidates(n.map_.hints[peers[i].Node])
 	}
 	applied, err := n.overlay.overlay.Apply(wgtun.State{
-		Generation: h.header.Generation, Self: h.header.Node, Peers: j.peers, Rules: j.rules, NotAfter: n.clock.local(n.leaseEnd()),
+		Generation: h.header.Generation, Self: h.header.Node, Peers: peers, Rules: j.rules, NotAfter: n.clock.local(n.leaseEnd()),
 	})
 	if err != nil {
 		n.trouble.refused = fmt.Sprintf("the tunnel refuses the map (%v): the last one stays in force; tell the coordinator's operator", err)
@@ -154,6 +158,18 @@ func (n *Node) apply() (cut int, err error) {
 		n.noteSave(err)
 	}
 	return len(applied.Cut), nil
+}
+
+// candidates are the addresses of a hint that lie outside the overlay: a path must not lead through itself.
+func (n *Node) candidates(h protocol.Hint) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, at := range h.Endpoints {
+		inside := func(p netip.Prefix) bool { return p.Contains(at.Addr()) }
+		if !slices.ContainsFunc(n.map_.held.content.Network.Overlay, inside) {
+			out = append(out, at)
+		}
+	}
+	return out
 }
 
 // fit gives the host what the map says. When that fails nothing may pass: the guard may be missing.
@@ -237,7 +253,8 @@ func (n *Node) startOverlay(ctx context.Context) {
 		return
 	}
 	o, err := n.reach.overlay(ctx, overlayConfig{
-		name: n.config.TUN, port: n.config.Port, tunnel: n.id.node.Tunnel, probe: n.id.node.Probe, onCut: n.onCut, logger: n.log,
+		name: n.config.TUN, port: n.config.Port, tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
+		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, logger: n.log,
 	})
 	if err != nil {
 		if n.trouble.overlay != err.Error() {

@@ -42,8 +42,11 @@ type overlayConfig struct {
 	port   uint16
 	tunnel key.TunnelPrivate
 	probe  key.ProbePrivate
-	onCut  func([]filter.Cut)
-	logger *slog.Logger
+	// ranges of the overlay, as far as they are known when it is opened: no path leads through them.
+	ranges   []netip.Prefix
+	loopback bool // paths may lead over loopback addresses
+	onCut    func([]filter.Cut)
+	logger   *slog.Logger
 }
 
 // Userspace, as Config.TUN, takes a network stack inside the process in place of an interface.

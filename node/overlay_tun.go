@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -44,6 +43,7 @@ func openTUN(c overlayConfig) (overlay, error) {
 	}
 	tunnel, err := wgtun.New(wgtun.Config{
 		TUN: device, Bind: conn.NewDefaultBind(), Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, OnCut: c.onCut,
+		Overlay: c.ranges, AllowLoopback: c.loopback,
 	})
 	if err != nil {
 		device.Close()
@@ -55,11 +55,11 @@ func openTUN(c overlayConfig) (overlay, error) {
 
 func explainTUN(name string, err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, wgtun.ErrNoTUN):
 		return errors.New("this host has no /dev/net/tun: load the kernel module tun (in a container, give it the device), or run with --tun=userspace")
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, wgtun.ErrTUNPrivilege):
 		return errors.New("making a network interface needs root (CAP_NET_ADMIN): run picket as root, or with --tun=userspace")
-	case isBusy(err):
+	case errors.Is(err, wgtun.ErrTUNBusy):
 		return fmt.Errorf("the interface %q is in use by another program: stop that one, or name another with --tun", name)
 	}
 	return fmt.Errorf("make the interface %q: %v; another name may do (--tun), or none (--tun=userspace)", name, err)

@@ -200,7 +200,7 @@ func (n *Node) takeHints(hints protocol.Hints) {
 		}
 		n.map_.hints[hint.Node] = hint
 		if n.overlay != nil {
-			n.overlay.overlay.Hint(hint.Node, hint.Endpoints)
+			n.overlay.overlay.Hint(hint.Node, n.candidates(hint))
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -235,15 +236,15 @@ func TestUnreachableInWords(t *testing.T) {
 	conf := &tls.Config{Certificates: []tls.Certificate{c.self(t)}}
 	website, _ := listen(t, html, conf.Clone(), "127.0.0.1:0")
 	large, _ := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte(`{"body":"`))
-		for range 200 {
-			_, _ = w.Write(make([]byte, 1<<10))
+		for err := error(nil); err == nil; {
+			_, err = w.Write(bytes.Repeat([]byte(" "), 1<<10))
 		}
 	}), conf.Clone(), "127.0.0.1:0")
 	notTLS, _ := listen(t, html, nil, "127.0.0.1:0")
 	gateway, _ := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) }), conf.Clone(), "127.0.0.1:0")
+	elsewhere, _ := listen(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a redirect was followed") }), conf.Clone(), "127.0.0.1:0")
 	redirect, _ := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, website+"/elsewhere", http.StatusFound)
+		http.Redirect(w, r, elsewhere, http.StatusFound)
 	}), conf.Clone(), "127.0.0.1:0")
 	old := conf.Clone()
 	old.MaxVersion = tls.VersionTLS12

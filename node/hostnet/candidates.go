@@ -61,3 +61,14 @@ func choose(addrs []netip.Addr, port uint16, local Local) []netip.AddrPort {
 	routable = slices.Compact(routable)
 	return routable[:min(len(routable), protocol.MaxEndpoints)]
 }
+
+// OnlyLoopback reports a host that nobody else can reach: others of its kind may only be on it.
+func OnlyLoopback() bool {
+	found, err := Candidates(1, Local{})
+	for _, at := range found {
+		if !at.Addr().IsLoopback() {
+			return false
+		}
+	}
+	return err == nil
+}

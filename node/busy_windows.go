@@ -1,3 +1,0 @@
-package node
-
-func isBusy(error) bool { return false }
