@@ -1,0 +1,69 @@
+// Package path is the tunnel's conn.Bind: it finds, proves and picks the network path to each peer.
+//
+// # Peers, not addresses
+//
+// To WireGuard an endpoint is a peer ([EndpointText]); which address its datagrams go to is decided here, for each batch anew. An
+// address belongs to a peer only by an authenticated probe, never because a WireGuard handshake came from it: a recorded handshake
+// may be sent again by anybody, from anywhere.
+//
+//	out   Send -> the peer's proved way, whole batches untouched
+//	            \ none proved: the newest few datagrams wait, all candidates are pinged, the first answer lets them go
+//	in    receive -> probe?      handled here, its size set to 0
+//	              -> WireGuard?  passed on if an authenticated probe bound its source to a peer, else dropped and counted
+//	              -> else        dropped and counted
+//
+// Receiving never sends and never blocks: answers go into a bounded outbox that Run empties. Run also keeps the one timer: every
+// 250 ms it looks at the peers that are live (in use, or probed in the last minutes). All other peers cost memory only.
+//
+// # When an address is believed
+//
+// We send to an address after it answered a ping of ours: the answer must repeat 12 fresh random bytes and come from the address
+// the ping went to. A proof lasts 30 s, and is renewed every 5 s while the path is used. A ping that a peer sent us proves only that
+// somebody holds what the peer once wrote; it binds its source for incoming datagrams, for 3 minutes, in a list of 4 for each
+// peer, and never takes an address that another peer has proved.
+//
+// A peer whose probe key changes has restarted, on the word of its certificate: its way stays in use for at most 3 s more while the
+// new key is asked, so that a handover loses no flow, and every older proof is void.
+//
+// # Probe
+//
+// Every probe is one UDP datagram of 128 bytes, so an answer is never larger than what asked for it:
+//
+//	offset  bytes
+//	     0      4  magic 70 6b 74 01 ("pkt", version 1). WireGuard begins with 01..04 00 00 00, STUN with two zero bits.
+//	     4      8  hint XOR mask
+//	    12     24  nonce, random
+//	    36     76  body, sealed with XChaCha20-Poly1305; bytes 0..11 are its associated data
+//	   112     16  tag
+//
+//	hint = first 8 bytes of BLAKE2s-256(key: receiver's probe public key, "hint" + sender's tunnel public key)
+//	mask = first 8 bytes of BLAKE2s-256(key: receiver's probe public key, "mask" + nonce)
+//	key  = HKDF-SHA-256(secret: X25519(own probe private, other's probe public), no salt, info: "picket probe v1" +
+//	       sender's probe public + receiver's probe public + sender's tunnel public + receiver's tunnel public), 32 bytes
+//
+// The hint lets the receiver find whose key to try with two short hashes, whatever the number of peers. The mask makes it different
+// in every datagram: who does not know the receiver's probe public key sees random bytes and cannot link two probes, which is what
+// WireGuard's mac1 gives as well. Each direction has its own key, so a probe cannot be reflected to its sender.
+//
+// The body, numbers big-endian:
+//
+//	offset  bytes
+//	     0      1  type: 1 ping, 2 pong
+//	     1      3  zero; ignored on receipt
+//	     4     12  transaction, random; a pong repeats the ping's
+//	    16      8  sequence, rising by one for each ping to this peer from a start in nanoseconds; zero in a pong
+//	    24     16  pong: the address the ping was seen from, IPv4 as IPv4-mapped IPv6; zero in a ping
+//	    40      2  pong: its port; zero in a ping
+//	    42     34  zero; ignored on receipt
+//
+// Each sequence number is taken once, within a window of the newest 64, so a replayed ping has no effect at all.
+//
+// # What strangers get
+//
+// Nothing. A datagram that is no probe and comes from no bound address is dropped. A probe with an unknown hint costs two hashes; one with a known hint (its
+// sender knows our probe key) is decrypted at a limited rate for each source and in all; one that does not authenticate is dropped. No state is kept for any of these and no answer sent.
+//
+// Candidate addresses come from other nodes and may be lies. Multicast, broadcast, loopback, link-local, reserved and overlay
+// addresses are never probed; of the rest at most MaxCandidates a peer, at a rate limited for each peer and in all, and less and less
+// often while they stay silent.
+package path
