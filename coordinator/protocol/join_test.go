@@ -11,8 +11,8 @@ func TestParseJoinRefuses(t *testing.T) {
 	print := testCoordinator.Public().Fingerprint().String()
 	for in, says := range map[string]string{
 		"":                                                       "empty",
-		"http://picket.example.com":                              "https",
-		"HTTP://picket.example.com#" + print:                     "https",
+		"http://picket.example.com":                              "not encrypted",
+		"HTTP://picket.example.com#" + print:                     "not encrypted",
 		"picket.example.com":                                     "https://",
 		"picket.example.com:8443":                                "https://",
 		"ftp://picket.example.com":                               "https://",
