@@ -31,13 +31,13 @@ func AppendTCPReset(dst []byte, from, to netip.AddrPort, seq, ack uint32, flags 
 
 // AppendResetFor appends the reset that answers the TCP segment v, as its destination would send it (RFC 9293 section 3.10.7.1), so
 // that the sender's stack takes it: for an ACK the sequence number it expects, for a SYN an acknowledgment of exactly it.
-// It appends nothing for a reset.
+// It appends nothing for a reset, and nothing between addresses that are not of the header's family (class Mapped).
 func (v *View) AppendResetFor(dst []byte) []byte {
 	s := v.TCP()
 	from := netip.AddrPortFrom(v.dst.Netip(), v.dstPort)
 	to := netip.AddrPortFrom(v.src.Netip(), v.srcPort)
 	switch {
-	case s.Flags&RST != 0:
+	case s.Flags&RST != 0, v.mapped():
 		return dst
 	case s.Flags&ACK != 0:
 		return AppendTCPReset(dst, from, to, s.Ack, 0, 0)
@@ -46,8 +46,11 @@ func (v *View) AppendResetFor(dst []byte) []byte {
 }
 
 // AppendProhibited appends the ICMP error that tells the sender of v that the packet was administratively prohibited (type 3 code 13,
-// in IPv6 type 1 code 1), as v's destination would send it, quoting as much of v as fits.
+// in IPv6 type 1 code 1), as v's destination would send it, quoting as much of v as fits. It appends nothing between addresses of class Mapped.
 func (v *View) AppendProhibited(dst []byte) []byte {
+	if v.mapped() {
+		return dst
+	}
 	start := len(dst)
 	quote := v.pkt
 	proto, typ, code, limit := uint8(ProtoICMP), uint8(Unreachable4), uint8(codeProhibited4), maxError4-minHeader4-minICMP
@@ -61,6 +64,8 @@ func (v *View) AppendProhibited(dst []byte) []byte {
 	dst = append(dst, quote...)
 	return finish(dst, start, l4, 2)
 }
+
+func (v *View) mapped() bool { return v.SrcClass() == Mapped || v.DstClass() == Mapped }
 
 // appendIP appends an IP header for a payload of length bytes.
 func appendIP(dst []byte, from, to netip.Addr, proto uint8, length int) []byte {
