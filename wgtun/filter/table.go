@@ -49,7 +49,7 @@ func (b *share) release(mine *atomic.Int64) {
 // An ICMP echo has its id as the requester's port and 0 as the other's.
 type key struct {
 	local, remote packet.Addr
-	meta          uint64 // local port, remote port, protocol: bits 32, 16, 0
+	meta          uint64 // local port, remote port, who asks in an echo, protocol: bits 32, 16, 8, 0
 }
 
 func makeKey(v *packet.View, dir direction, srcPort, dstPort uint16) key {
@@ -65,10 +65,15 @@ func keyOf(v *packet.View, dir direction) (k key, mayOpen bool) {
 	if !v.IsICMP() {
 		return makeKey(v, dir, v.SrcPort(), v.DstPort()), true
 	}
+	// Who asks is part of the key: with id 0 the ports would not tell, and a request would pass as the answer to another.
 	if kind, _, _ := v.ICMP(); kind == packet.ICMPEchoRequest {
-		return makeKey(v, dir, v.EchoID(), 0), true
+		k = makeKey(v, dir, v.EchoID(), 0)
+		k.meta |= uint64(1+dir) << 8
+		return k, true
 	}
-	return makeKey(v, dir, 0, v.EchoID()), false
+	k = makeKey(v, dir, 0, v.EchoID())
+	k.meta |= uint64(1+(dir^1)) << 8
+	return k, false
 }
 
 func (k key) proto() uint8       { return uint8(k.meta) }
