@@ -77,8 +77,11 @@ func hostile() map[string]string {
 		"one group in many": fill(`{"groups":{"group:a":[`+strings.Repeat(`"a@x.org",`, 1000)+`],`, "}}", func(i int) string {
 			return fmt.Sprintf(`"group:%d":["group:a"],`, i)
 		}),
-		"a long circle": fill(`{"groups":{"group:0":[],`, "}}", func(i int) string {
-			return fmt.Sprintf(`"group:%d":["group:%d"],`, i+1, i+2)
+		"a long circle": fill(`{"groups":{"group:a":["group:0"],`, `"group:30000":["group:a"]}}`, func(i int) string {
+			if i >= 30000 {
+				return strings.Repeat(" ", 1000)
+			}
+			return fmt.Sprintf(`"group:%d":["group:%d"],`, i, i+1)
 		}),
 		"tags owning tags": fill(`{"tagOwners":{"tag:a0":[],`, "}}", func(i int) string {
 			return fmt.Sprintf(`"tag:a%d":["tag:a%d"],`, i+1, i)
@@ -123,6 +126,20 @@ func TestHostilePoliciesCostLittle(t *testing.T) {
 				t.Errorf("took %s", took)
 			}
 		})
+	}
+}
+
+// What would multiply is refused in words, not half compiled.
+func TestPoliciesThatMultiplyAreRefused(t *testing.T) {
+	texts := hostile()
+	for name, want := range map[string]string{
+		"groups growing":   "line 1, column 12: nested groups come to more than 1000000 memberships: nest less",
+		"sources by ports": "line 1, column 1: the rules come to ",
+		"a long circle":    "contains itself: group:",
+	} {
+		if _, err := Parse([]byte(texts[name])); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %.200v, want %s", name, err, want)
+		}
 	}
 }
 

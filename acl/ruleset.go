@@ -86,9 +86,10 @@ type Ruleset struct {
 
 // Flow is a question: may Src open a flow to Dst?
 type Flow struct {
-	Src, Dst netip.Addr // 4-byte or 16-byte, never IPv4-mapped, no zone
-	Proto    Proto
-	Port     uint16 // destination port; 0 for protocols without ports
+	Src   netip.Addr `json:"src"` // 4-byte or 16-byte, never IPv4-mapped, no zone
+	Dst   netip.Addr `json:"dst"` // as Src
+	Proto Proto      `json:"proto"`
+	Port  uint16     `json:"port,omitempty"` // destination port; 0 for protocols without ports
 }
 
 // Decision answers a Flow. The zero Decision is a refusal.
