@@ -46,11 +46,20 @@ func (v *view) why(w localapi.Why, now time.Time) (localapi.WhyAnswer, error) {
 		return answer, nil
 	}
 	d := v.judged.rules.Allows(flow, now)
-	answer.Allow, answer.Reason = d.Allow, d.Reason
+	answer.Allow, answer.Reason = d.Allow, v.named(d.Reason)
 	if d.Rule != nil {
 		answer.Rule = d.Rule.Ref.String()
 	}
 	return answer, nil
+}
+
+// named puts names in the place of node ids in a sentence of acl's, which knows no names.
+func (v *view) named(s string) string {
+	pairs := []string{string(v.held.content.Self.Node), v.held.content.Self.Name}
+	for _, p := range v.held.content.Peers {
+		pairs = append(pairs, string(p.Node), p.Name)
+	}
+	return strings.NewReplacer(pairs...).Replace(s)
 }
 
 func orSelf(src string, v *view) string {
@@ -183,7 +192,7 @@ func (a api) Ping(ctx context.Context, p localapi.Ping) (localapi.PingAnswer, er
 	}
 	answer := localapi.PingAnswer{Name: name, Addr: flow.Dst}
 	if d := v.judged.rules.Allows(flow, time.Now()); !d.Allow {
-		answer.Error = "refused by the policy: " + d.Reason
+		answer.Error = "refused by the policy: " + v.named(d.Reason)
 		return answer, nil
 	}
 	if p.Timeout <= 0 || p.Timeout > maxPing {

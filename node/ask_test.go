@@ -42,6 +42,9 @@ func TestWhyAndPing(t *testing.T) {
 				t.Errorf("why %s: %+v, %v", dst, got, err)
 			}
 		}
+		if got, err := socket.Why(t.Context(), localapi.Why{Dst: "a:23"}); err != nil || !strings.Contains(got.Reason, "me reach a on") {
+			t.Errorf("why a:23 does not speak in names: %+v, %v", got, err)
+		}
 		if got, err := socket.Why(t.Context(), localapi.Why{Src: "a", Dst: "me:22"}); err != nil || got.Allow {
 			t.Errorf("why a me:22: %+v, %v", got, err)
 		}

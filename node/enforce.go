@@ -253,7 +253,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 		return
 	}
 	o, err := n.reach.overlay(ctx, overlayConfig{
-		name: n.config.TUN, port: n.config.Port, tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
+		name: n.config.TUN, port: n.port(ctx), tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
 		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, logger: n.log,
 	})
 	if err != nil {
@@ -275,13 +275,33 @@ func (n *Node) startOverlay(ctx context.Context) {
 	n.tasks.Go(func() {
 		select {
 		case <-o.Ready():
-			_ = n.do(octx, func() { n.report(false) }) // it was closed again
+			_ = n.do(octx, func() { n.bound(r) }) // it was closed again otherwise
 		case <-octx.Done():
 		}
 	})
 	if !n.map_.held.isZero() && n.id.admitted() {
 		n.enforce()
 	}
+}
+
+// port is the UDP port to take: the one asked for, else the last one when it is free.
+func (n *Node) port(ctx context.Context) uint16 {
+	if n.config.Port == 0 && CheckPort(ctx, n.id.node.Port) == nil {
+		return n.id.node.Port
+	}
+	return n.config.Port
+}
+
+// bound reacts to the overlay's port being known.
+func (n *Node) bound(r *running) {
+	if n.overlay != r {
+		return
+	}
+	if port := r.overlay.Stats().Port; n.config.Port == 0 && port != n.id.node.Port {
+		n.id.node.Port = port
+		n.noteSave(n.id.save())
+	}
+	n.report(false)
 }
 
 // overlayEnded notes an overlay that ended by itself, somebody deleted its interface, say. tend opens it again.

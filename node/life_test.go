@@ -2,6 +2,8 @@ package node
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -413,6 +415,52 @@ func TestUp_deniedThenAgain(t *testing.T) {
 		w.wantState(localapi.StateLoggedOut)
 		if !w.overlay().isClosed() || len(w.sessions) != 0 {
 			t.Error("a denied node keeps a tunnel or a session")
+		}
+	})
+}
+
+// TestHints_neverLeadThroughTheOverlay: neither with the map nor beside it, and hints for strangers are bounded.
+func TestHints_neverLeadThroughTheOverlay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.join()
+		outside, inside := netip.MustParseAddrPort("192.0.2.7:41641"), netip.MustParseAddrPort("100.64.0.9:41641")
+		w.handler().OnHints(protocol.Hints{Hints: []protocol.Hint{{Node: "a", Endpoints: []netip.AddrPort{inside, outside}, Online: true}}})
+		w.send(w.signed(5, content(newPeer("a", "100.64.0.2").entry())))
+		want := []netip.AddrPort{outside}
+		if got := w.overlay().last().Peers[0].Candidates; !slices.Equal(got, want) {
+			t.Errorf("with the map: %v, want %v", got, want)
+		}
+		w.handler().OnHints(protocol.Hints{Hints: []protocol.Hint{{Node: "a", Endpoints: []netip.AddrPort{inside, outside}, Online: true}}})
+		if got := w.overlay().hints["a"]; !slices.Equal(got, want) {
+			t.Errorf("beside the map: %v, want %v", got, want)
+		}
+		for i := range 2 * maxHints {
+			w.handler().OnHints(protocol.Hints{Hints: []protocol.Hint{{Node: acl.NodeID(fmt.Sprint("x", i))}}})
+		}
+		if n := len(w.node.map_.hints); n > maxHints+1 {
+			t.Errorf("%d hints are kept", n)
+		}
+		w.stop()
+		w.start()
+		if got := w.overlay().last().Peers[0].Candidates; !slices.Equal(got, want) {
+			t.Errorf("after a restart: %v, want %v", got, want)
+		}
+	})
+}
+
+// TestPort_isTakenAgain: what peers and NATs know of this node holds over a restart.
+func TestPort_isTakenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.join()
+		if p := w.overlay().config.port; p != 0 {
+			t.Fatalf("the first time port %d was asked for, want the system's choice", p)
+		}
+		w.stop()
+		w.start()
+		if p := w.overlay().config.port; p != 41641 {
+			t.Errorf("port %d was asked for, want the last one again", p)
 		}
 	})
 }

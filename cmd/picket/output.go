@@ -47,6 +47,14 @@ func clip(s string, n int) string {
 	return string([]rune(s)[:n-1]) + "…"
 }
 
+// policyText shortens a commit's id; a file's name stays whole.
+func policyText(policy string) string {
+	if len(policy) >= 40 && strings.Trim(policy, "0123456789abcdef") == "" {
+		return policy[:12]
+	}
+	return protocol.Printable(policy)
+}
+
 func addresses(a []netip.Addr) string {
 	var out []string
 	for _, addr := range a {

@@ -90,7 +90,7 @@ func generationText(s localapi.Status) string {
 	case s.Policy == "":
 		return fmt.Sprint(s.Generation)
 	}
-	return fmt.Sprintf("%d, policy %s", s.Generation, clip(s.Policy, 12))
+	return fmt.Sprintf("%d, policy %s", s.Generation, policyText(s.Policy))
 }
 
 // deniedText lists packet counts, most first, at most five.

@@ -45,7 +45,7 @@ func whyCommand() *cli.Command {
 func writeWhy(w io.Writer, a localapi.WhyAnswer) {
 	policy := ""
 	if a.Policy != "" {
-		policy = ", policy " + clip(a.Policy, 12)
+		policy = ", policy " + policyText(a.Policy)
 	}
 	src, dst := protocol.Printable(a.Src), protocol.Printable(a.Dst)
 	if a.Allow {

@@ -45,7 +45,9 @@ type Node struct {
 	Node        acl.NodeID            `json:"node"`  // empty when not admitted
 	Ended       string                `json:"ended"` // "", or why the admission is over: "expired", "removed"
 
-	WantUp   bool   `json:"wantUp"`
+	WantUp bool `json:"wantUp"`
+	// Port is the UDP port the system chose the last time. It is tried again: peers and NATs that know it need not learn another.
+	Port     uint16 `json:"port"`
 	Hostname string `json:"hostname"` // as the user wants it called; empty takes the host's own
 }
 
