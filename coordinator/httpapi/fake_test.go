@@ -258,7 +258,7 @@ func (n *node) read() protocol.Message {
 }
 
 func (n *node) tryRead() (protocol.Message, error) {
-	ctx, cancel := context.WithTimeout(n.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(n.t.Context(), 20*time.Second)
 	defer cancel()
 	_, frame, err := n.conn.Read(ctx)
 	if ctx.Err() != nil {
@@ -317,7 +317,7 @@ func (f *fake) waitEnded(t *testing.T) {
 	t.Helper()
 	select {
 	case <-f.ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the session was not closed")
 	}
 }

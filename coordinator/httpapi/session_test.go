@@ -106,7 +106,16 @@ func TestSessionSlowOpening(t *testing.T) {
 				t.Errorf("a second one while the first holds the slot: %v %v", resp, err)
 			}
 			_ = n.dropped()
-			s.dial(t)
+			for free := time.Now().Add(20 * time.Second); ; { // the slot is given back a moment after the node sees the end
+				conn, _, err := websocket.Dial(t.Context(), s.URL+protocol.PathSession, nil)
+				if err == nil {
+					_ = conn.CloseNow()
+					return
+				}
+				if time.Now().After(free) {
+					t.Fatal("the slot was not given back")
+				}
+			}
 		})
 	}
 }
@@ -246,10 +255,10 @@ func TestSessionDropsStalledNode(t *testing.T) {
 
 // TestSessionDropsSilentNode: a dead link is noticed, and signs of life keep a live one.
 func TestSessionDropsSilentNode(t *testing.T) {
-	s := serve(t, Config{Timing: Timing{Dead: 300 * time.Millisecond}})
+	s := serve(t, Config{Timing: Timing{Dead: 600 * time.Millisecond}})
 	n := s.dial(t)
 	n.open()
-	for range 6 {
+	for range 10 {
 		time.Sleep(100 * time.Millisecond)
 		n.send(protocol.TypeLive, protocol.Live{Time: time.Now()})
 	}

@@ -224,15 +224,15 @@ func TestSessionDeadLink(t *testing.T) {
 func TestSessionStaysAlive(t *testing.T) {
 	c := newCoord()
 	c.live = 40 * time.Millisecond
-	at, _ := c.listen(t, c.self(t), "127.0.0.1:0", httpapi.Timing{Dead: 400 * time.Millisecond})
+	at, _ := c.listen(t, c.self(t), "127.0.0.1:0", httpapi.Timing{Dead: time.Second})
 	timing := quick
-	timing.Live, timing.Dead = 40*time.Millisecond, 400*time.Millisecond
+	timing.Live, timing.Dead = 40*time.Millisecond, time.Second
 	_, r, _ := c.run(t, at, timing)
 	wait(t, r.connected, "the connection")
 	select {
 	case err := <-r.disconnected:
 		t.Error(err)
-	case <-time.After(time.Second):
+	case <-time.After(1500 * time.Millisecond):
 	}
 }
 

@@ -255,7 +255,7 @@ func (s *session) next(t testing.TB) protocol.Message {
 	select {
 	case m := <-s.heard:
 		return m
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the node said nothing")
 		return protocol.Message{}
 	}
@@ -267,7 +267,7 @@ func (c *coord) next(t testing.TB) *session {
 	select {
 	case s := <-c.sessions:
 		return s
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("no session was opened")
 		return nil
 	}
@@ -364,7 +364,7 @@ func wait[T any](t testing.TB, ch <-chan T, what string) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatalf("waited in vain for %s", what)
 		return *new(T)
 	}
