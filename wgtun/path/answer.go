@@ -99,7 +99,7 @@ func (b *Bind) pingedLocked(p *peer, m message, back *direct) {
 		if now-l.round >= roundAtLeast {
 			b.roundLocked(p)
 		}
-	case c != l.current && l.current.tries == 0 && now-l.current.asked >= keepalive/5:
+	case c != l.current && l.current.tries == 0:
 		l.current.due = now // the peer may have moved: see which of the two still answers
 	}
 	b.hastenLocked(p)

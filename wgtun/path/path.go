@@ -42,8 +42,8 @@ const (
 	dwell        = 30 * time.Second       // before a way is left for a merely faster one
 	wantedLife   = 10 * time.Second       // after a Send without path, candidates are asked so long; WireGuard tries each 5 s
 
-	triesToDoubt   = 2 // unanswered pings after which other candidates are asked
-	triesToSwitch  = 3 // after which a way that answers is taken instead
+	triesAfresh    = 3 // quick repetitions of a ping to a candidate
+	triesToDoubt   = 2 // unanswered pings on the way in use after which another that answers is taken, or looked for
 	triesToAbandon = 4 // after which a silent way is left for none
 	triesAtMost    = 8 // after which it is left though datagrams, which anybody may forge, still come from there
 

@@ -124,7 +124,7 @@ func (b *Bind) expireLocked(p *peer, now instant) {
 		b.unbindLocked(p, 0)
 	}
 	l.candidates = slices.DeleteFunc(l.candidates, func(c *candidate) bool {
-		return !c.told && c != l.current && c.due == 0 && c.tries >= triesToSwitch && now-c.answered >= bindingLife
+		return !c.told && c != l.current && c.due == 0 && c.tries > triesAfresh && now-c.answered >= bindingLife
 	})
 }
 
@@ -141,13 +141,7 @@ func (b *Bind) judgeLocked(p *peer, now instant) {
 	if c.tries < triesToDoubt || now-c.asked < c.retryAfter() {
 		return
 	}
-	if c.tries == triesToDoubt {
-		if now-l.round >= c.retryAfter() {
-			b.roundLocked(p)
-		}
-		return
-	}
-	if now-b.table.heard(c.addr()) < silence/3 && c.tries < triesAtMost {
+	if now-b.table.heard(c.addr()) < 2*c.retryAfter() && c.tries < triesAtMost {
 		return // datagrams still come: it is our probes that are lost
 	}
 	if other := l.rescuer(c); other != nil {
@@ -157,6 +151,8 @@ func (b *Bind) judgeLocked(p *peer, now instant) {
 	}
 	if c.tries >= triesToAbandon {
 		b.loseLocked(p, now)
+	} else if now-l.round >= c.retryAfter() {
+		b.roundLocked(p)
 	}
 }
 
@@ -236,7 +232,7 @@ func (b *Bind) askLocked(p *peer, c *candidate, now instant) (parcel, bool) {
 	c.due = 0
 	switch {
 	case c == l.current:
-	case c.tries <= triesToSwitch:
+	case c.tries <= triesAfresh:
 		c.due = now + tick<<(c.tries-1)
 	case l.current == nil && b.seekingLocked(p, now):
 		c.due = now + roundAtLeast
