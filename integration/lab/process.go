@@ -120,6 +120,9 @@ func (p *Process) WaitFor(ctx context.Context, what string, found func(output st
 		select {
 		case <-tick.C:
 		case <-p.done:
+			if found(p.Output()) {
+				return nil
+			}
 			return fmt.Errorf("%s ended (%v) before %s:\n%s", filepath.Base(p.Cmd.Path), p.err, what, p.Output())
 		case <-ctx.Done():
 			return fmt.Errorf("%s: no %s in time:\n%s", filepath.Base(p.Cmd.Path), what, p.Output())
