@@ -77,12 +77,9 @@ func deadline(until int64, wall time.Time, now int64) int64 {
 	if until == 0 {
 		return never
 	}
-	left := until - wall.UnixMilli()
-	if limit := int64(math.MaxInt64/time.Millisecond) / 2; left > limit {
-		left = limit
-	} else if left < -limit {
-		left = -limit
-	}
+	// 146 years either way, so that nothing overflows.
+	const limit = int64(math.MaxInt64/time.Millisecond) / 2
+	left := min(max(max(until, -limit)-wall.UnixMilli(), -limit), limit)
 	// Less the part of a millisecond already gone, so that a rule ends as its deadline's millisecond begins.
 	return now + left*int64(time.Millisecond) - int64(wall.Nanosecond()%int(time.Millisecond))
 }
