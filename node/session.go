@@ -36,6 +36,7 @@ func (n *Node) startSession(ctx context.Context) {
 	if n.session != nil {
 		return
 	}
+	n.trouble.link = ""
 	id := n.id.node
 	client, err := n.reach.client(protocol.Join{URL: id.URL}, control.Config{Pinned: id.Coordinator})
 	if err != nil {

@@ -184,19 +184,27 @@ func (a api) enrolled() {
 // slowNote is how long Up waits in silence for the first map before it says what it is waiting for.
 const slowNote = 3 * time.Second
 
+// settleTime is how long Up gives the coordinator to answer when the map on disk is enough to start with.
+const settleTime = time.Second
+
 // awaitRunning blocks until packets may pass, or until something says that they will not.
 func (a api) awaitRunning(ctx context.Context, emit func(localapi.UpEvent)) (localapi.Status, error) {
-	slow := time.After(slowNote)
+	slow, settled := time.After(slowNote), time.After(settleTime)
+	patient := true
 	for {
 		v := a.n.view.Load()
 		switch v.state {
 		case localapi.StateRunning:
-			return v.status(), nil
+			if v.contact.connected || v.trouble.link != "" || !patient {
+				return v.status(), nil
+			}
 		case localapi.StateRefused, localapi.StateRemoved, localapi.StateExpired, localapi.StateDown, localapi.StateLoggedOut:
 			return localapi.Status{}, errors.New(v.problem())
 		}
 		select {
 		case <-v.over:
+		case <-settled:
+			patient = false
 		case <-slow:
 			note := "waiting for the coordinator"
 			if v.trouble.link != "" {

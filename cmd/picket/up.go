@@ -144,10 +144,13 @@ func listed(peers []localapi.Peer, allowed func(localapi.Peer) []localapi.Allowe
 	return strings.Join(names, ", ")
 }
 
-// ports lists what is allowed, each once.
+// ports lists what is allowed, each once; ICMP is one thing to people, whichever the family.
 func ports(allowed []localapi.Allowed) string {
 	var out []string
 	seen := make(map[string]bool)
+	for _, a := range allowed {
+		seen["icmpv6"] = seen["icmpv6"] || a.Ports == "icmp"
+	}
 	for _, a := range allowed {
 		if !seen[a.Ports] {
 			seen[a.Ports] = true
