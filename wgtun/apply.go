@@ -126,10 +126,13 @@ func (a *application) add(in installed) {
 	}
 }
 
-// change sets a peer that stays. A changed probe key says that the peer has started anew and lost its session: ours must not be
-// sent into any more.
+// change sets a peer that stays.
 func (a *application) change(c change) {
-	a.t.path.SetPeer(c.new.path())
+	if c.old.peer.Probe != c.new.peer.Probe {
+		a.restarted(c.new)
+	} else {
+		a.t.path.SetPeer(c.new.path())
+	}
 	if err := a.t.configure(configChange(c)); err != nil {
 		a.t.path.RemovePeer(c.new.peer.Tunnel)
 		a.fail(c.new, fmt.Errorf("change: %w", err))
@@ -137,8 +140,20 @@ func (a *application) change(c change) {
 		return
 	}
 	a.t.note(c.new)
-	if c.old.peer.Probe != c.new.peer.Probe && a.t.engine != nil {
-		a.t.engine.Expire(c.new.peer.Tunnel)
+}
+
+// restarted deals with a peer whose changed probe key says that it has started anew, and so lost its session: ours must not be
+// sent into any more. Nor may a handshake be lost on the old path, because it is tried again only 5 seconds later: the path is
+// given up but for its address, so that what is sent waits until the peer answers under its new key.
+func (a *application) restarted(in installed) {
+	p := in.path()
+	if old, ok := a.t.path.Status(p.Tunnel); ok && old.Addr.IsValid() {
+		p.Candidates = append([]netip.AddrPort{old.Addr}, p.Candidates...)
+	}
+	a.t.path.RemovePeer(p.Tunnel)
+	a.t.path.SetPeer(p)
+	if a.t.engine != nil {
+		a.t.engine.Expire(p.Tunnel)
 	}
 }
 

@@ -327,7 +327,8 @@ func TestDeviceFailureFailsClosed(t *testing.T) {
 						t.Fatal(err)
 					}
 					e := udpExchange{netip.AddrPortFrom(n.addrs[0], 3), netip.AddrPortFrom(c.addrs[0], 80)}
-					if err := converse(n, c, e, 0, 1, time.Second); err != nil {
+					// WireGuard tries a handshake that got no answer again after 5 s.
+					if err := converse(n, c, e, 0, 1, 10*time.Second); err != nil {
 						t.Errorf("node %s after the repair: %v", n.id, err)
 					}
 				}
@@ -379,7 +380,7 @@ func TestPeerThatRestartedIsHeardAtOnce(t *testing.T) {
 		if err := converse(a, b, flowKinds[1].make(a.addrs[0], b.addrs[0], 0), 0, 1, time.Second); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Second)
+		time.Sleep(5 * time.Second) // no keepalive is due now
 		b.stop()
 		b.pk = key.NewProbe()
 		b.start(nil)
@@ -400,7 +401,7 @@ func TestLostSessionIsFoundOut(t *testing.T) {
 		if err := converse(b, a, live, 0, 1, time.Second); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Second)
+		time.Sleep(5 * time.Second) // no keepalive is due now
 		for _, s := range []State{w.state(a, testLease), w.state(a, testLease, both(a, b)...)} {
 			if _, err := a.tunnel.Apply(s); err != nil {
 				t.Fatal(err)

@@ -36,6 +36,7 @@ func (f *forwarder) serveTCP(r *tcp.ForwarderRequest) {
 	queue := new(waiter.Queue)
 	ep, accepted := f.accept(r, queue)
 	if !accepted {
+		reset(local)
 		return
 	}
 	remote := gonet.NewTCPConn(queue, ep)
@@ -64,10 +65,7 @@ type halfCloser interface{ CloseWrite() error }
 // connection for a finished one.
 func splice(ctx context.Context, local net.Conn, remote *gonet.TCPConn, ep tcpip.Endpoint) {
 	abort := func() {
-		if c, ok := local.(*net.TCPConn); ok {
-			_ = c.SetLinger(0) // Close then sends a reset
-		}
-		_ = local.Close()
+		reset(local)
 		ep.Abort()
 	}
 	stop := context.AfterFunc(ctx, abort)
@@ -83,6 +81,14 @@ func splice(ctx context.Context, local net.Conn, remote *gonet.TCPConn, ep tcpip
 		abort()
 	}
 	<-inward
+}
+
+// reset closes a connection of this host such that its other end reads an error and no end of stream.
+func reset(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.Close()
 }
 
 // pump copies src to dst until src ends, and then closes dst's writing half; false when either failed.
