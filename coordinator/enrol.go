@@ -27,7 +27,7 @@ import (
 
 // Bounds on pending logins (R15).
 const (
-	maxTicketsPerAddress = 10
+	maxTicketsPerAddress = 30 // an office behind one address
 	maxTickets           = 1000
 	maxWrongCodes        = 5
 )

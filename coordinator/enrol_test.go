@@ -260,8 +260,8 @@ func TestOpenTicketsAreBounded(t *testing.T) {
 	for ; count < 100 && err == nil; count++ {
 		_, err = n.device("x").enrol("")
 	}
-	wantCode(t, "an eleventh login from one address", err, protocol.CodeThrottled)
-	if count != 11 {
+	wantCode(t, "a 31st login from one address", err, protocol.CodeThrottled)
+	if count != 31 {
 		t.Errorf("refused at the %dth", count)
 	}
 	d := n.device("x")
@@ -275,12 +275,12 @@ func TestOpenTicketsAreBounded(t *testing.T) {
 		_, err := n.Enrol(n.ctx, e, netip.MustParseAddr(s))
 		return err
 	}
-	for i := range 10 {
+	for i := range 30 {
 		if err := six(fmt.Sprintf("2001:db8:1:1::%x", i+1)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	wantCode(t, "an eleventh from one IPv6 /64", six("2001:db8:1:1:ffff::1"), protocol.CodeThrottled)
+	wantCode(t, "a 31st from one IPv6 /64", six("2001:db8:1:1:ffff::1"), protocol.CodeThrottled)
 }
 
 // A device key is one owner's for good: nobody else takes the node over (R2, R3).

@@ -180,7 +180,6 @@ type person struct {
 	coordinator.User
 	password, totp string
 	recovery       []string
-	used           map[string]bool // codes
 }
 
 func (p *person) actor() coordinator.Actor {
