@@ -101,6 +101,17 @@ func TestCompileLeavesOutOddAddresses(t *testing.T) {
 	}
 }
 
+func TestATaggedNodeHasNoOwner(t *testing.T) {
+	p := mustParse(t, `{"grants": [{"src": ["alice@example.com"], "dst": ["autogroup:self"], "ip": ["*"]}]}`)
+	d := &Directory{Users: []User{{"u1", "alice@example.com"}}, Nodes: []Node{
+		{ID: "a", Owner: "u1", Addresses: []netip.Addr{addrA}}, {ID: "b", Owner: "u1", Tags: []string{"tag:x"}, Addresses: []netip.Addr{addrB}},
+	}}
+	s := mustCompile(t, p, d).Ruleset().Subjects
+	if s[0].Owner != "u1" || len(s[0].Roles) != 2 || s[1].Owner != "" || len(s[1].Roles) != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestDenyAllowsNothing(t *testing.T) {
 	d := mustDirectory(t, viewDirectory)
 	c := mustCompile(t, Deny(), d)

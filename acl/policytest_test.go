@@ -168,11 +168,11 @@ func TestPolicysOwnTestsLeaveDirectoryAndPolicyAsTheyWere(t *testing.T) {
 func TestPolicysOwnTestsOfManyNodesCostLittle(t *testing.T) {
 	text, d := network(5000)
 	text = strings.TrimSuffix(text, "}") + `, "tests": [` + strings.Repeat(`{"src": "group:g1", "accept": ["tag:t1:443"], "deny": ["tag:t2:443", "u2@example.com:22"]},`, 200) + `]}`
-	start := time.Now()
+	start := cpuTime()
 	if got := mustParse(t, text).Test(d, now); got != nil {
 		t.Error(got)
 	}
-	if took := time.Since(start); took > 3*time.Second*slowness {
+	if took := cpuTime() - start; took > 3*time.Second*slowness {
 		t.Errorf("took %s", took)
 	}
 }

@@ -142,6 +142,17 @@ func TestSubjectOfPrefersTheOwnerAndThenTheMostSpecificRoute(t *testing.T) {
 	}
 }
 
+// A ruleset from the wire may hold anything.
+func TestOddAddressesBelongToNobody(t *testing.T) {
+	mapped, zoned := netip.MustParseAddr("::ffff:100.64.0.1"), netip.MustParseAddr("fe80::1%eth0")
+	rs := &Ruleset{Subjects: []Subject{{Node: "a", Addresses: []netip.Addr{mapped, zoned, {}}}}}
+	for _, a := range []netip.Addr{mapped, zoned, {}} {
+		if s, _ := rs.SubjectOf(a); s != nil {
+			t.Errorf("%s belongs to %s", a, s.Node)
+		}
+	}
+}
+
 func TestPrefixesNeverMatchANodesOwnAddress(t *testing.T) {
 	set := Set{Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}}
 	rs := pair(Rule{Src: Set{Roles: []RoleID{1}}, Dst: set})

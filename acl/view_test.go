@@ -108,6 +108,33 @@ func TestViewMentionsNothingOfStrangers(t *testing.T) {
 	}
 }
 
+// An exit node's route holds every address, those of nodes too; it is no way to them, and no reason to mention it or them.
+func TestViewDoesNotTakeANodesAddressForOneBehindAnExit(t *testing.T) {
+	d := mustDirectory(t, `{
+		"users": [{"name": "alice@example.com"}, {"name": "bob@example.com"}],
+		"nodes": [
+			{"name": "alice", "user": "alice@example.com", "addresses": ["100.64.0.1"]},
+			{"name": "bob", "user": "bob@example.com", "addresses": ["100.64.0.2", "fd7a::2"]},
+			{"name": "vault", "tags": ["tag:v"], "addresses": ["fd7a::9"]},
+			{"name": "exit", "tags": ["tag:x"], "addresses": ["100.64.0.4"], "routes": ["0.0.0.0/0", "::/0"]},
+		],
+	}`)
+	p := mustParse(t, `{"tagOwners": {"tag:x": []}, "grants": [
+		{"src": ["alice@example.com"], "dst": ["tag:x", "fd7a::9"], "ip": ["*"]},
+		{"src": ["bob@example.com"], "dst": ["100.64.0.1"], "ip": ["*"]},
+	]}`)
+	c := mustCompile(t, p, d)
+	for name, want := range map[string]string{"alice": "bob exit", "bob": "alice", "exit": "alice", "vault": ""} {
+		if got := peersOf(t, c, d, name); got != want {
+			t.Errorf("%s sees %q, want %q", name, got, want)
+		}
+	}
+	v, _ := c.View("n0")
+	if text, _ := json.Marshal(v); strings.Contains(string(text), "fd7a::9") {
+		t.Errorf("alice's view mentions the address of the vault, which she cannot reach: %s", text)
+	}
+}
+
 func TestViewLeavesTheCompiledAsItWas(t *testing.T) {
 	d := mustDirectory(t, viewDirectory)
 	c := mustCompile(t, mustParse(t, viewPolicy), d)
