@@ -23,7 +23,7 @@ const (
 
 // cut ends a flow and leaves its tombstone. A flow that was over already is not reported.
 func (f *Filter) cut(s *shard, r *ruling, fl *flow, cause string, now int64) {
-	if !fl.ended() && !fl.idle(now) {
+	if !fl.ended() {
 		s.cuts = append(s.cuts, Cut{Flow: f.describe(fl), Generation: r.generation, Cause: cause, Reset: fl.localReset()})
 	}
 	f.release(fl)
@@ -77,11 +77,17 @@ func (f *Filter) Swap(p *Policy) []Cut {
 		s := &f.table.shards[i]
 		s.mu.Lock()
 		f.rejudgeShard(s, r, lease, now)
-		cuts = append(cuts, s.cuts...)
-		s.cuts = nil
+		cuts = s.takeCuts(cuts)
 		s.mu.Unlock()
 	}
 	f.registry.prune(r)
+	return cuts
+}
+
+// takeCuts moves the cuts made in the shard to the end of cuts.
+func (s *shard) takeCuts(cuts []Cut) []Cut {
+	cuts = append(cuts, s.cuts...)
+	s.cuts = nil
 	return cuts
 }
 
@@ -89,7 +95,7 @@ func (f *Filter) rejudgeShard(s *shard, r *ruling, lease bool, now int64) {
 	s.until = never
 	for _, at := range s.slots {
 		fl := at.fl
-		if fl == nil || fl.state == stateCut {
+		if fl == nil || !fl.standing(now) {
 			continue
 		}
 		if lease {

@@ -80,6 +80,9 @@ func (fl *flow) idle(now int64) bool {
 	return now-fl.last >= int64(limit)
 }
 
+// standing tells whether there is something to cut: a flow idle for too long is as good as forgotten, and leaves no tombstone.
+func (fl *flow) standing(now int64) bool { return fl.state != stateCut && !fl.idle(now) }
+
 // ended tells whether both ends know that the flow is over.
 func (fl *flow) ended() bool { return fl.state == stateTimeWait || fl.state == stateClosed }
 
@@ -124,11 +127,11 @@ func mayReopen(fl *flow, v *packet.View, dir direction) bool {
 	return dir == fl.dir
 }
 
-// question asks what opened the flow again.
-func (fl *flow) question() question {
-	q := question{local: fl.k.local, remote: fl.k.remote, dir: fl.dir, proto: acl.Proto(fl.k.proto()), port: fl.k.remotePort()}
-	if fl.dir == ingress {
-		q.port = fl.k.localPort()
+// question asks about a flow that is opened in direction dir.
+func (k key) question(dir direction) question {
+	q := question{local: k.local, remote: k.remote, dir: dir, proto: acl.Proto(k.proto()), port: k.remotePort()}
+	if dir == ingress {
+		q.port = k.localPort()
 	}
 	if !q.proto.HasPorts() {
 		q.port = 0
@@ -161,7 +164,7 @@ func (f *Filter) Flows() []Flow {
 		s := &f.table.shards[i]
 		s.mu.Lock()
 		for _, at := range s.slots {
-			if fl := at.fl; fl != nil && fl.state != stateCut && !fl.ended() && !fl.idle(now) {
+			if fl := at.fl; fl != nil && fl.standing(now) && !fl.ended() {
 				out = append(out, f.describe(fl))
 			}
 		}

@@ -138,8 +138,7 @@ func (f *Filter) open(s *shard, r *ruling, o opening, now int64) (*flow, Reason)
 	if reason := o.cannotOpen(); reason != ReasonNone {
 		return nil, reason
 	}
-	fl := &flow{k: o.k, dir: o.dir, state: stateDatagram, epoch: r.epoch, opened: now, last: now}
-	q := fl.question()
+	q := o.k.question(o.dir)
 	j := r.judge(q, now)
 	if j.reason != ReasonNone {
 		if j.reason == ReasonNoRule && o.dir == ingress && len(r.sets) == 1 {
@@ -154,7 +153,10 @@ func (f *Filter) open(s *shard, r *ruling, o opening, now int64) (*flow, Reason)
 		f.forget(s, o.old)
 		return nil, ReasonFlowsFull
 	}
-	fl.peer, fl.rule, fl.until = j.peer, j.rule, j.until
+	fl := &flow{
+		k: o.k, dir: o.dir, state: stateDatagram, epoch: r.epoch, opened: now, last: now,
+		peer: j.peer, rule: j.rule, until: j.until,
+	}
 	if o.k.proto() == packet.ProtoTCP {
 		fl.state = stateSynSent
 		fl.ends[o.dir].openTCP(o.v, o.v.TCP())
@@ -187,7 +189,7 @@ func (o *opening) cannotOpen() Reason {
 
 // rejudge asks about a live flow again, and cuts it when it is not allowed any more. It reports whether the flow lives.
 func (f *Filter) rejudge(s *shard, r *ruling, fl *flow, now int64) bool {
-	j := r.judge(fl.question(), now)
+	j := r.judge(fl.k.question(fl.dir), now)
 	if j.reason == ReasonNone && j.peer == fl.peer {
 		fl.epoch, fl.rule, fl.until = r.epoch, j.rule, j.until
 		s.until = min(s.until, fl.until)

@@ -26,8 +26,7 @@ func (f *Filter) Sweep() []Cut {
 		if (i-f.cursor+numShards)%numShards < sweepShards {
 			f.forgetIdle(s, now)
 		}
-		cuts = append(cuts, s.cuts...)
-		s.cuts = nil
+		cuts = s.takeCuts(cuts)
 		s.mu.Unlock()
 	}
 	f.cursor = (f.cursor + sweepShards) % numShards
@@ -37,7 +36,7 @@ func (f *Filter) Sweep() []Cut {
 
 func (f *Filter) cutShard(s *shard, r *ruling, now int64) {
 	for _, at := range s.slots {
-		if at.fl != nil && at.fl.state != stateCut {
+		if at.fl != nil && at.fl.standing(now) {
 			f.cut(s, r, at.fl, causeLease, now)
 		}
 	}
@@ -48,7 +47,7 @@ func (f *Filter) cutShard(s *shard, r *ruling, now int64) {
 func (f *Filter) cutOverdue(s *shard, r *ruling, now int64) {
 	s.until = never
 	for _, at := range s.slots {
-		if at.fl == nil || at.fl.state == stateCut {
+		if at.fl == nil || !at.fl.standing(now) {
 			continue
 		}
 		if now >= at.fl.until {

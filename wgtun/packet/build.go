@@ -3,6 +3,7 @@ package packet
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 )
 
 const (
@@ -19,6 +20,7 @@ const (
 // AppendTCPReset appends a TCP segment without data, RST set beside the other flags given. src and dst must be of one family.
 func AppendTCPReset(dst []byte, from, to netip.AddrPort, seq, ack uint32, flags uint8) []byte {
 	start := len(dst)
+	dst = slices.Grow(dst, header6+minTCP)
 	dst = appendIP(dst, from.Addr(), to.Addr(), ProtoTCP, minTCP)
 	l4 := len(dst)
 	dst = binary.BigEndian.AppendUint16(dst, from.Port())
@@ -74,16 +76,16 @@ func appendIP(dst []byte, from, to netip.Addr, proto uint8, length int) []byte {
 		dst = append(dst, 0x45, 0)
 		dst = binary.BigEndian.AppendUint16(dst, uint16(minHeader4+length))
 		dst = append(dst, 0, 0, 0x40, 0, builtTTL, proto, 0, 0) // do not fragment, so the id may be 0 (RFC 6864)
-		dst = append(dst, from.AsSlice()...)
-		dst = append(dst, to.AsSlice()...)
+		a, b := from.As4(), to.As4()
+		dst = append(append(dst, a[:]...), b[:]...)
 		binary.BigEndian.PutUint16(dst[start+10:], ^fold(sum(0, dst[start:])))
 		return dst
 	}
 	dst = append(dst, 0x60, 0, 0, 0)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(length))
 	dst = append(dst, proto, builtTTL)
-	dst = append(dst, from.AsSlice()...)
-	return append(dst, to.AsSlice()...)
+	a, b := from.As16(), to.As16()
+	return append(append(dst, a[:]...), b[:]...)
 }
 
 // finish writes the transport checksum of the packet dst[start:], whose transport header is at l4 and its checksum at bytes behind.
