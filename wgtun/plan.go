@@ -75,7 +75,7 @@ func makePlan(have map[key.TunnelPublic]installed, want []Peer) plan {
 			p.keep(old, same)
 		case ok && same.sameHolder(old):
 			p.remove = append(p.remove, old)
-			coming[k], p.again[k] = true, true
+			coming[k], p.again[k] = true, !old.broken
 		case hasSuccessor && successor.sameHolder(old) && !lost && !old.broken:
 			p.retire = append(p.retire, old)
 			coming[successor.peer.Tunnel] = true

@@ -31,7 +31,9 @@ const (
 	minMTU = 1280
 	maxMTU = 65535
 	// queueLength is how many packets wait for the tunnel to read them; beyond it the stack's packets are lost, as on a wire.
-	queueLength = 1024
+	// It holds the largest window of one connection in small packets: with 1,024, bursts lost packets to it and transfers
+	// of 10 MiB stalled for up to 4 s on a busy machine; with 8,192 none did (measured 2026-11-24).
+	queueLength = 8192
 )
 
 // Stack is an in-process TCP/IP host on the overlay. It is closed by closing its Device.
