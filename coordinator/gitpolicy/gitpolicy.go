@@ -122,6 +122,9 @@ func (s *Source) head(ctx context.Context) (storer.EncodedObjectStorer, plumbing
 	if s.remote != nil {
 		return s.remote.fetch(ctx, s.config.Branch)
 	}
+	if _, err := os.Stat(path.Join(s.local, "objects")); err != nil {
+		return nil, plumbing.ZeroHash, refuse("the repository %s is gone: bring it back, or start with another --policy-repo", s.local)
+	}
 	store := openStore(s.local)
 	ref, err := storer.ResolveReference(store, plumbing.NewBranchReferenceName(s.config.Branch))
 	if errors.Is(err, plumbing.ErrReferenceNotFound) {

@@ -53,15 +53,20 @@ func (n *Node) Dial(ctx context.Context, proto, addr string) (*Flow, error) {
 	}
 	f := &Flow{Process: p}
 	var refusal *Refusal
+	began := time.Now()
 	_ = p.WaitFor(ctx, "connection", func(out string) bool {
 		if after, ok := strings.CutPrefix(out, "refused "); ok && strings.Contains(out, "\n") {
 			ns, reason, _ := strings.Cut(strings.SplitN(after, "\n", 2)[0], " ")
 			d, _ := strconv.ParseInt(ns, 10, 64)
 			refusal = &Refusal{time.Duration(d), reason}
 		}
+		if end := f.Ended(); !end.IsZero() && !strings.Contains(out, "echo ") { // udp learns of a refusal by an ICMP error
+			refusal = &Refusal{end.Sub(began), f.Reason()}
+		}
 		return refusal != nil || strings.Contains(out, "echo ")
 	})
 	if refusal != nil {
+		p.Kill()
 		return nil, refusal
 	}
 	if !strings.Contains(p.Output(), "echo ") {

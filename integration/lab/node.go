@@ -27,7 +27,10 @@ type Node struct {
 func (h *Host) StartNode(ctx context.Context, args ...string) (*Node, error) {
 	n := &Node{Host: h, socket: filepath.Join(h.Dir, "picket.sock")}
 	n.args = []string{filepath.Join(h.world.config.Bin, "picket"), "run", "--state", filepath.Join(h.Dir, "state"), "--socket", n.socket}
-	if h.ns == nil {
+	if h.ns != nil {
+		// Hosts share one file system, and so one folder of WireGuard sockets, which are named after the devices.
+		n.args = append(n.args, "--tun", "pk-"+h.Name[:min(len(h.Name), 12)])
+	} else {
 		port, err := h.freePort()
 		if err != nil {
 			return nil, err

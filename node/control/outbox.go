@@ -44,7 +44,8 @@ func (s *Session) SetReport(r protocol.Report) {
 	s.out.change(func() { s.out.report, s.out.newReport = r, true })
 }
 
-// Receipt says which generation is enforced; Signature is filled when it is sent. The newest one is said again at each connection.
+// Receipt says which generation is enforced; Signature is filled when it is sent. One that is not sent when the
+// connection ends is dropped: the next connection begins with a map, to be answered anew.
 func (s *Session) Receipt(r protocol.Receipt) {
 	s.out.change(func() { s.out.receipt, s.out.newReceipt = r, true })
 }
@@ -84,12 +85,12 @@ func (s *Session) Logout(ctx context.Context) error {
 	}
 }
 
-// connected notes that a connection is being opened and returns the report for its proof. A receipt said on an earlier one is said
-// again: the coordinator may have lost it.
+// connected notes that a connection is being opened and returns the report for its proof. A receipt meant for an earlier one is dropped:
+// it may be for a map that this session never sends, and the header that each session begins with asks for a receipt anyway.
 func (o *outbox) connected() protocol.Report {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.newReport, o.newReceipt, o.logout = false, o.receipt.Generation != 0, false
+	o.newReport, o.newReceipt, o.logout = false, false, false
 	o.ended = make(chan error, 1)
 	return o.report
 }

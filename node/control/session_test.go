@@ -199,9 +199,7 @@ func TestSessionReconnects(t *testing.T) {
 	if got := far.proof.Report.Facts.Hostname; got != "changed meanwhile" {
 		t.Errorf("the proof reports %q", got)
 	}
-	if got, ok := far.next(t).Body.(protocol.Receipt); !ok || got.Generation != 6 {
-		t.Error("the receipt was not said again")
-	}
+	// A receipt for the earlier connection's map would have this one refused: it is not said again.
 	if got := far.next(t); got.Type != protocol.TypeEvidence {
 		t.Error(got)
 	}
