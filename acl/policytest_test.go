@@ -150,6 +150,19 @@ func TestPolicysOwnTestsLookAtEveryNodeThatIsThere(t *testing.T) {
 	}
 }
 
+// bob and carol have the same roles, and yet autogroup:self tells them apart.
+func TestPolicysOwnTestsTellOwnersApart(t *testing.T) {
+	p := mustParse(t, `{
+	"groups": {"group:g": ["bob@example.com", "carol@example.com"]},
+	"grants": [{"src": ["group:g"], "dst": ["autogroup:self"], "ip": ["tcp:22"]}],
+	"tests": [{"src": "group:g", "deny": ["carol@example.com:22"]}],
+}`)
+	want := []TestFailure{{4, 40, "tests[0]: group:g -> carol@example.com:22 is allowed by grants[0], line 3, but the test denies it"}}
+	if diff := cmp.Diff(want, p.Test(&Directory{}, now)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestPolicysOwnTestsLeaveDirectoryAndPolicyAsTheyWere(t *testing.T) {
 	d := mustDirectory(t, testedDirectory)
 	p := mustParse(t, fmt.Sprintf(testedPolicy, `{"src": "zoe@example.com", "deny": ["tag:db:1"]}, {"src": "group:empty", "accept": ["vault:1"]}`))

@@ -135,6 +135,37 @@ func TestViewDoesNotTakeANodesAddressForOneBehindAnExit(t *testing.T) {
 	}
 }
 
+// Two nodes between which no packet of one family can go are no peers.
+func TestViewLeavesOutWhoIsOfAnotherFamily(t *testing.T) {
+	d := mustDirectory(t, `{
+		"users": [{"name": "alice@example.com"}],
+		"nodes": [
+			{"name": "old", "user": "alice@example.com", "addresses": ["100.64.0.1"]},
+			{"name": "new", "user": "alice@example.com", "addresses": ["fd7a::2"]},
+			{"name": "router", "tags": ["tag:x"], "addresses": ["100.64.0.3"], "routes": ["fd00:20::/48"]},
+		],
+	}`)
+	c := mustCompile(t, mustParse(t, `{"grants": [
+		{"src": ["alice@example.com"], "dst": ["autogroup:self"], "ip": ["*"]},
+		{"src": ["alice@example.com"], "dst": ["fd00:20::/64"], "ip": ["*"]},
+	]}`), d)
+	for name, want := range map[string]string{"old": "", "new": "router", "router": "new"} {
+		if got := peersOf(t, c, d, name); got != want {
+			t.Errorf("%s sees %q, want %q", name, got, want)
+		}
+	}
+}
+
+// alice may know by which of its selectors a rule names her, not whom else it lets in.
+func TestViewsRuleNamesSelfAloneAtItsOwnEnd(t *testing.T) {
+	c := mustCompile(t, mustParse(t, viewPolicy), mustDirectory(t, viewDirectory))
+	v, _ := c.View("n0")
+	want := []RoleID{newRoleID(testSalt, "group:eng")}
+	if diff := cmp.Diff(want, v.Rules[0].Src.Roles); diff != "" || v.Rules[0].Ref.Index != 0 {
+		t.Errorf("%+v\n%s", v.Rules[0], diff)
+	}
+}
+
 func TestViewLeavesTheCompiledAsItWas(t *testing.T) {
 	d := mustDirectory(t, viewDirectory)
 	c := mustCompile(t, mustParse(t, viewPolicy), d)
@@ -274,7 +305,7 @@ func compareView(t *rapid.T, whole *Ruleset, v View, addrs []netip.Addr) {
 	}
 }
 
-// A view's roles are those its rules mention, and its rules mention only roles of its subjects (R30).
+// A view's roles are those its rules mention; its rules mention only roles and routes of its subjects (R30).
 func TestViewIsNarrow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, err := Parse([]byte(drawPolicy(t)))
@@ -294,9 +325,18 @@ func TestViewIsNarrow(t *testing.T) {
 					had[id] = true
 				}
 			}
+			var routes []netip.Prefix
+			for _, s := range v.Ruleset().Subjects {
+				routes = append(routes, s.Routes...)
+			}
 			for _, r := range v.Rules {
 				for _, id := range slices.Concat(r.Src.Roles, r.Dst.Roles) {
 					used[id] = true
+				}
+				for _, p := range slices.Concat(r.Src.Prefixes, r.Dst.Prefixes) {
+					if !slices.ContainsFunc(routes, func(o netip.Prefix) bool { return o.Bits() <= p.Bits() && o.Contains(p.Addr()) }) {
+						t.Fatalf("the view of %s mentions %s, which lies behind no route in it", n.ID, p)
+					}
 				}
 			}
 			if diff := cmp.Diff(had, used); diff != "" {
