@@ -357,8 +357,7 @@ func TestOutboxKeepsWhatMatters(t *testing.T) {
 	for i := range uint64(maxEvidence + 10) {
 		s.Evidence(protocol.Evidence{Kind: "k", Peer: "n2", Count: i})
 	}
-	s.Receipt(protocol.Receipt{Generation: 1})
-	s.Receipt(protocol.Receipt{Generation: 2})
+	s.Receipt(protocol.Receipt{Generation: 1}) // of an earlier connection
 	s.Resync()
 	if err := s.Logout(t.Context()); !errors.Is(err, ErrOffline) {
 		t.Error(err)
@@ -366,11 +365,13 @@ func TestOutboxKeepsWhatMatters(t *testing.T) {
 	if got := s.out.connected().Facts.Hostname; got != "first" {
 		t.Error(got)
 	}
+	s.Receipt(protocol.Receipt{Generation: 2})
+	s.Receipt(protocol.Receipt{Generation: 3})
 	var got []protocol.Message
 	for m, ok := s.out.next(); ok; m, ok = s.out.next() {
 		got = append(got, m)
 	}
-	if len(got) != 2+maxEvidence || got[0].Type != protocol.TypeResync || got[1].Body.(protocol.Receipt).Generation != 2 || got[2].Body.(protocol.Evidence).Count != 10 {
+	if len(got) != 2+maxEvidence || got[0].Type != protocol.TypeResync || got[1].Body.(protocol.Receipt).Generation != 3 || got[2].Body.(protocol.Evidence).Count != 10 {
 		t.Errorf("%d messages: %v", len(got), got)
 	}
 	s.out.putBack(got[2])
