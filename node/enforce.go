@@ -64,16 +64,26 @@ func (n *Node) takeMap(m protocol.Map) {
 		return
 	}
 	n.trouble.refused = ""
-	n.map_.held = h
+	n.map_.held, n.map_.owed = h, began
 	cut, err := n.enforce()
-	took := time.Since(began)
+	n.map_.took = time.Since(began)
 	n.saveMap()
 	if err != nil {
 		n.log.Error("the map is not in force", "generation", h.header.Generation, "reason", err)
 		return
 	}
-	n.log.Info("map in force", "generation", h.header.Generation, "peers", len(n.map_.judged.peers), "cut", cut, "took", took)
-	n.session.session.Receipt(protocol.Receipt{Generation: h.header.Generation, Digest: h.header.Digest, Applied: took, Cut: cut})
+	n.log.Info("map in force", "generation", h.header.Generation, "peers", len(n.map_.judged.peers), "cut", cut, "took", n.map_.took)
+	n.settle(cut)
+}
+
+// settle sends the receipt that is owed for the map held, once that is in force: at once, or when what kept it out was mended.
+func (n *Node) settle(cut int) {
+	if n.map_.owed.IsZero() || !n.map_.inForce || n.session == nil {
+		return
+	}
+	h := n.map_.held.header
+	n.session.session.Receipt(protocol.Receipt{Generation: h.Generation, Digest: h.Digest, Applied: n.map_.took, Cut: cut})
+	n.map_.owed = time.Time{}
 }
 
 // saveMap writes down the map held and the hints. Failing costs only the next start: the map in force stays.
@@ -210,13 +220,16 @@ func (n *Node) warnRefused() {
 	}
 }
 
+// shortest is the least time between two judgements for a deadline's sake.
+const shortest = 50 * time.Millisecond
+
 // setTimer asks for enforce at t of the coordinator's clock; the zero time asks for nothing.
 func (n *Node) setTimer(t time.Time) {
 	if t.IsZero() {
 		n.timer.Stop()
 		return
 	}
-	n.timer.Reset(max(0, t.Sub(n.clock.now())))
+	n.timer.Reset(max(shortest, t.Sub(n.clock.now()))) // whatever went wrong, it must not spin
 }
 
 // onCut logs what a change ended; the tunnel calls it.

@@ -197,6 +197,9 @@ func TestFit_failureRefusesEverything(t *testing.T) {
 		if s := w.overlay().last(); !slices.Equal(nodesOf(s), []acl.NodeID{"b"}) {
 			t.Errorf("with the guard: %v", nodesOf(s))
 		}
+		if r := w.session().receipts; len(r) != receipts+1 || r[receipts].Generation != 6 || r[receipts].Applied < retryEvery-time.Second {
+			t.Errorf("receipts once the guard stands: %+v, want one more, of generation 6", r)
+		}
 	})
 }
 

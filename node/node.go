@@ -70,7 +70,9 @@ type mapState struct {
 	held    held
 	judged  judgement
 	hints   map[acl.NodeID]protocol.Hint
-	inForce bool // the tunnel was given it
+	inForce bool          // the tunnel was given it
+	owed    time.Time     // when the map came for which a receipt is owed; zero when none is
+	took    time.Duration // from then until it was in force
 }
 
 // trouble is what stands in the way, a sentence each; empty when nothing does.
@@ -244,6 +246,10 @@ func (n *Node) tend(ctx context.Context) {
 		} else {
 			n.fit()
 		}
+		if !n.map_.owed.IsZero() {
+			n.map_.took = time.Since(n.map_.owed)
+		}
+		n.settle(0)
 	}
 	if !n.clock.now().Before(n.id.renew) {
 		n.report(false)
