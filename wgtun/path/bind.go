@@ -94,6 +94,10 @@ func (b *Bind) hold(p *peer, bufs [][]byte) {
 }
 
 func (b *Bind) holdOneLocked(l *live, buf []byte, now instant) {
+	if len(buf) > maxHeldSize || b.heldSize+len(buf) > maxHeldAll {
+		b.drop(DropNoPath, 1)
+		return
+	}
 	size := 0
 	for _, h := range l.held {
 		size += len(h.datagram)
@@ -101,10 +105,6 @@ func (b *Bind) holdOneLocked(l *live, buf []byte, now instant) {
 	for len(l.held) > 0 && (len(l.held) == maxHeld || size+len(buf) > maxHeldSize) {
 		size -= len(l.held[0].datagram)
 		b.dropHeldLocked(l, 1)
-	}
-	if len(buf) > maxHeldSize || b.heldSize+len(buf) > maxHeldAll {
-		b.drop(DropNoPath, 1)
-		return
 	}
 	l.held = append(l.held, held{slices.Clone(buf), now})
 	b.heldSize += len(buf)

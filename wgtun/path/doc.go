@@ -56,7 +56,9 @@
 //	    40      2  pong: its port; zero in a ping
 //	    42     34  zero; ignored on receipt
 //
-// Each sequence number is taken once, within a window of the newest 64, so a replayed ping has no effect at all.
+// Each sequence number is taken once, within a window of the newest 64, so a replayed ping has no effect at all. A peer that is
+// removed and added again begins a new window; an old ping then does once what one does that never arrived: it gets a pong and a few
+// pings, all of its size, and its source a place in the list of 4.
 //
 // # What strangers get
 //

@@ -22,10 +22,10 @@ type captive struct {
 	seen         *recorder
 }
 
-func newCaptive(t *testing.T) captive {
+func newCaptive(t *testing.T, change ...func(*Config)) captive {
 	n := lab(1)
 	c := captive{net: n, hostA: n.Host(addrA), hostB: n.Host(addrB), evil: n.Host(addrX), seen: record(n)}
-	c.a, c.b = start(t, c.hostA), start(t, c.hostB)
+	c.a, c.b = start(t, c.hostA, change...), start(t, c.hostB, change...)
 	return c
 }
 
@@ -196,9 +196,8 @@ func TestWithheldPingsBindOnlyFourAddressesAndOnlyForAWhile(t *testing.T) {
 		if got := len(c.b.take()); got == 0 || got > maxProvisional {
 			t.Errorf("%d forged addresses are bound", got)
 		}
-		p := c.b.table.peer(c.a.tunnel)
-		if got := len(p.live.candidates); got > 1+maxReflexive {
-			t.Errorf("%d candidates", got)
+		if got := c.b.sizes(); got.candidates > 1+maxReflexive {
+			t.Errorf("%+v", got)
 		}
 		time.Sleep(bindingLife)
 		c.b.take()
@@ -250,6 +249,39 @@ func TestPongIsTakenOnce(t *testing.T) {
 			}
 			c.a.send(c.b, "x")
 			time.Sleep(250 * time.Millisecond)
+		}
+		if s := c.a.status(c.b); s.Kind != "" {
+			t.Errorf("path %+v", s)
+		}
+	})
+}
+
+func TestAnswerLaterThanFiveSecondsProvesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := nettest.New(1)
+		n.SetDefault(nettest.Link{Latency: answerLife/2 + time.Millisecond})
+		a, b := start(t, n.Host(addrA)), start(t, n.Host(addrB))
+		meet(a, b, at2(addrB))
+		for range 60 {
+			a.send(b, "x")
+			time.Sleep(time.Second)
+		}
+		if s := a.status(b); s.Kind != "" || a.dropped(DropUnasked) == 0 {
+			t.Errorf("path %+v, drops %v", s, a.Stats().Drops)
+		}
+	})
+}
+
+func TestForgedDatagramsKeepNoDeadPathAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCaptive(t)
+		meet(c.a, c.b, at2(addrB))
+		chat(c.a, c.b, time.Second)
+		c.net.SetLink(c.hostA, c.hostB, nettest.Link{Down: true})
+		for range 100 {
+			c.evil.Inject(at(addrB), at(addrA), datagram("forged"))
+			c.a.send(c.b, "x")
+			time.Sleep(100 * time.Millisecond)
 		}
 		if s := c.a.status(c.b); s.Kind != "" {
 			t.Errorf("path %+v", s)
@@ -348,10 +380,9 @@ func TestAddressesThatAreNeverProbed(t *testing.T) {
 
 func TestProbesFromForbiddenAddressesGetNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCaptive(t)
+		c := newCaptive(t, func(c *Config) { c.Overlay = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")} })
 		meet(c.a, c.b, at2(addrB))
 		overlay := netip.MustParseAddrPort("100.64.0.1:41641")
-		c.b.config.Overlay = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}
 		c.evil.Inject(overlay, at(addrB), boxTo(t, c.a, c.b).seal(message{kind: ping, sequence: 1}))
 		time.Sleep(time.Second)
 		if s := c.b.Stats(); s.Pings+s.Pongs != 0 || s.Drops[DropForbidden] != 1 {
@@ -440,9 +471,8 @@ func TestPeerOfManyAddressesIsBounded(t *testing.T) {
 			a.Reprobe()
 			chat(a, b, 300*time.Millisecond)
 		}
-		p := b.table.peer(a.tunnel)
-		if len(p.live.bound) > maxBound || len(b.table.bindings) > maxBound || len(p.live.candidates) > 1+maxReflexive {
-			t.Errorf("%d bound, %d in the table, %d candidates", len(p.live.bound), len(b.table.bindings), len(p.live.candidates))
+		if got := b.sizes(); got.bound > maxBound || got.addresses > maxBound || got.candidates > 1+maxReflexive {
+			t.Errorf("%+v", got)
 		}
 	})
 }

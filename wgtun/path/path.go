@@ -1,9 +1,7 @@
 package path
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -143,120 +141,6 @@ func (b *Bind) date(i instant) time.Time {
 	return b.epoch.Add(i)
 }
 
-// SetPeer adds a peer, or changes its probe key or candidates; setting what is already so does nothing. Candidates that may not be
-// probed are left out and counted. A path already proved stays while its probes are answered, even when its address is no longer
-// among the candidates. Our own key is ignored.
-func (b *Bind) SetPeer(p Peer) {
-	told, refused := b.normal(p.Candidates)
-	b.drop(DropCandidate, refused)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	known := b.table.peer(p.Tunnel)
-	if known == nil {
-		b.addPeerLocked(p, told)
-		return
-	}
-	sameKey, sameTold := known.probe == p.Probe, slices.Equal(known.told, told)
-	if sameKey && sameTold {
-		return
-	}
-	known.told = told
-	if !sameKey {
-		known.probe, known.box, known.window = p.Probe, nil, window{}
-	}
-	if known.live == nil {
-		return
-	}
-	if !sameKey {
-		b.doubtLocked(known)
-	}
-	b.retellLocked(known)
-	if b.wantedLocked(known, b.now()) {
-		b.askAllLocked(known)
-	}
-}
-
-func (b *Bind) addPeerLocked(p Peer, told []netip.AddrPort) {
-	if p.Tunnel == b.self.tunnel {
-		return
-	}
-	added := &peer{
-		tunnel: p.Tunnel, probe: p.Probe, told: told,
-		hint: hintFor(b.self.public, p.Tunnel),
-		// Above all of an earlier life of this peer here, so that its window takes our pings.
-		sequence: uint64(b.epoch.Add(b.now()).UnixNano()),
-	}
-	if !b.table.add(added) {
-		b.logger.Warn("peer left without path: its probes would pass for another's", "peer", p.Tunnel.Short())
-	}
-}
-
-// doubtLocked leaves of all proofs, and of all claims to addresses, only the grace that a peer with a new probe key is given, and
-// forgets what was asked under the old one.
-func (b *Bind) doubtLocked(p *peer) {
-	l, now := p.live, b.now()
-	for i := range l.bound {
-		x := &l.bound[i]
-		x.until = min(x.until, now+grace)
-		b.table.bind(x.addr, p, &Endpoint{bind: b, tunnel: p.tunnel, from: x.addr}, false, x.until)
-	}
-	for _, c := range l.candidates {
-		c.flight = [flightSize]flight{}
-		c.tries = 0
-		if c != l.current {
-			c.answered = 0
-			continue
-		}
-		c.answered = min(c.answered, now-proofLife+grace)
-		c.due = now
-	}
-}
-
-// retellLocked makes the live candidates those told, and keeps any other only while it is proved.
-func (b *Bind) retellLocked(p *peer) {
-	l, now := p.live, b.now()
-	old := l.candidates
-	l.candidates = nil
-	for _, a := range p.told {
-		i := slices.IndexFunc(old, func(c *candidate) bool { return c.addr() == a })
-		if i >= 0 {
-			old[i].told = true
-			l.candidates = append(l.candidates, old[i])
-			old = slices.Delete(old, i, i+1)
-			continue
-		}
-		if w := b.newDirect(a); w != nil {
-			l.candidates = append(l.candidates, &candidate{way: w, told: true})
-		}
-	}
-	kept := 0
-	for _, c := range old {
-		if c == l.current || kept < maxReflexive && (!c.told || c.proved(now)) {
-			c.told = false
-			l.candidates = append(l.candidates, c)
-			kept++
-		}
-	}
-}
-
-// RemovePeer forgets a peer: once it returns nothing is sent to it, and nothing from its addresses is handed up. It waits for a
-// batch that is just being sent. Removing who is not known does nothing.
-func (b *Bind) RemovePeer(t key.TunnelPublic) {
-	p := b.table.peer(t)
-	if p == nil {
-		return
-	}
-	p.gate.Lock()
-	p.removed = true
-	p.gate.Unlock()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.table.remove(p)
-	if p.live != nil {
-		b.dozeLocked(p)
-	}
-}
-
 // Status reports the path to a peer; false when there is no such peer.
 func (b *Bind) Status(t key.TunnelPublic) (Status, bool) {
 	b.mu.Lock()
@@ -271,57 +155,6 @@ func (b *Bind) Status(t key.TunnelPublic) (Status, bool) {
 		s.Latency, s.Since = l.current.latency, b.date(l.since)
 	}
 	return s, true
-}
-
-// Ping sends a probe at once and waits for the answer: its round-trip time and the address it came from. Unanswered it is sent
-// again, on every way there is, until ctx ends. The error is ErrNoPeer when the peer is not known or is removed meanwhile, else
-// ctx's. Run must be running.
-func (b *Bind) Ping(ctx context.Context, t key.TunnelPublic) (time.Duration, netip.AddrPort, error) {
-	w := &waiter{since: b.now(), answer: make(chan answer, 1)}
-	p, err := b.await(t, w)
-	if err != nil {
-		return 0, netip.AddrPort{}, err
-	}
-	select {
-	case a, ok := <-w.answer:
-		if !ok {
-			return 0, netip.AddrPort{}, fmt.Errorf("ping %s: %w", t.Short(), ErrNoPeer)
-		}
-		return a.latency, a.from, nil
-	case <-ctx.Done():
-		b.forget(p, w)
-		return 0, netip.AddrPort{}, fmt.Errorf("ping %s: no answer: %w", t.Short(), ctx.Err())
-	}
-}
-
-// await enters w among those who wait for p's next answer, and has p asked.
-func (b *Bind) await(t key.TunnelPublic, w *waiter) (*peer, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p := b.table.peer(t)
-	if p == nil {
-		return nil, fmt.Errorf("ping %s: %w", t.Short(), ErrNoPeer)
-	}
-	l := b.rouseLocked(p)
-	if len(l.waiters) >= maxWaiters {
-		return nil, fmt.Errorf("ping %s: %d pings are waiting already", t.Short(), maxWaiters)
-	}
-	l.waiters = append(l.waiters, w)
-	if l.current == nil {
-		b.roundLocked(p)
-	} else {
-		l.current.due = b.now()
-	}
-	b.hastenLocked(p)
-	return p, nil
-}
-
-func (b *Bind) forget(p *peer, w *waiter) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if p.live != nil {
-		p.live.waiters = slices.DeleteFunc(p.live.waiters, func(x *waiter) bool { return x == w })
-	}
 }
 
 // Reprobe asks all peers in use anew, at once: for a changed address, interface or default route, and after sleep.

@@ -36,8 +36,8 @@ type node struct {
 	tunnel key.TunnelPublic
 	probe  key.ProbePrivate
 
-	mu  sync.Mutex
-	got []arrival
+	gotMu sync.Mutex
+	got   []arrival
 }
 
 // arrival is a datagram as WireGuard would see it.
@@ -93,14 +93,14 @@ func (n *node) collect(fn conn.ReceiveFunc) {
 		if err != nil {
 			return
 		}
-		n.mu.Lock()
+		n.gotMu.Lock()
 		for i := range count {
 			if sizes[i] > 0 {
 				ep := eps[i].(*Endpoint)
 				n.got = append(n.got, arrival{string(bufs[i][32:sizes[i]]), ep.Peer(), ep.outer().String()})
 			}
 		}
-		n.mu.Unlock()
+		n.gotMu.Unlock()
 	}
 }
 
@@ -134,8 +134,8 @@ func (n *node) send(to *node, texts ...string) {
 // take returns what was handed up since the last call.
 func (n *node) take() []arrival {
 	synctest.Wait()
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.gotMu.Lock()
+	defer n.gotMu.Unlock()
 	got := n.got
 	n.got = nil
 	return got
@@ -164,6 +164,24 @@ func (n *node) status(of *node) Status {
 	if !ok {
 		n.t.Fatal("peer not known")
 	}
+	return s
+}
+
+// sizes are what a node holds for the peers it knows.
+type sizes struct{ held, bound, addresses, candidates int }
+
+func (n *node) sizes() (s sizes) {
+	synctest.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s.held = n.heldSize
+	for p := range n.alive {
+		s.bound += len(p.live.bound)
+		s.candidates += len(p.live.candidates)
+	}
+	n.table.mu.RLock()
+	defer n.table.mu.RUnlock()
+	s.addresses = len(n.table.bindings)
 	return s
 }
 
