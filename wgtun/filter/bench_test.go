@@ -3,8 +3,10 @@ package filter
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"picket.internal/acl"
 	"picket.internal/wgtun/packet"
@@ -29,6 +31,12 @@ func TestKnownFlowAllocatesNothing(t *testing.T) {
 	buf := make([]byte, 0, 2048)
 	if n := testing.AllocsPerRun(100, func() { f.AppendReject(buf, dgram) }); n != 0 {
 		t.Errorf("AppendReject: %v allocations", n)
+	}
+}
+
+func TestFlowFillsWholeCacheLines(t *testing.T) {
+	if size, hot := unsafe.Sizeof(flow{}), unsafe.Offsetof(flow{}.peer); size%64 != 0 || hot > 128 {
+		t.Errorf("a flow takes %d bytes, %d of them hot", size, hot)
 	}
 }
 
@@ -69,8 +77,8 @@ func manyFlows(b testing.TB, n int) (*Filter, [][]byte) {
 
 func BenchmarkKnownFlow(b *testing.B) {
 	for _, n := range []int{1, 1000, 100_000} {
-		f, segments := manyFlows(b, n)
 		b.Run(fmt.Sprintf("flows=%d", n), func(b *testing.B) {
+			f, segments := manyFlows(b, n)
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
@@ -80,11 +88,12 @@ func BenchmarkKnownFlow(b *testing.B) {
 				}
 			}
 		})
-		b.Run(fmt.Sprintf("flows=%d/parallel", n), func(b *testing.B) {
-			start := 0
+		b.Run(fmt.Sprintf("parallel/flows=%d", n), func(b *testing.B) {
+			f, segments := manyFlows(b, n)
+			var workers atomic.Int64
+			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
-				start += 7919
-				for i := start % n; pb.Next(); {
+				for i := int(workers.Add(1)) * 7919 % n; pb.Next(); {
 					f.Egress(segments[i])
 					if i++; i == len(segments) {
 						i = 0
@@ -199,8 +208,9 @@ func BenchmarkHash(b *testing.B) {
 	f := New()
 	var v packet.View
 	v.Parse(udp(at(self4, 5000), at(alice4, 53), 1))
-	k, _ := keyOf(&v, egress)
+	var k key
+	k.set(&v, egress)
 	for b.Loop() {
-		f.table.hash(k)
+		f.table.hash(&k)
 	}
 }

@@ -2,6 +2,7 @@ package filter
 
 import (
 	"net/netip"
+	"slices"
 
 	"picket.internal/acl"
 )
@@ -72,23 +73,16 @@ func (f *Filter) Swap(p *Policy) []Cut {
 	lease := len(r.sets) > 0 && now >= r.notAfter.Load()
 	// The pointer first, each shard's lock after: see the package comment.
 	f.rules.Store(r)
-	var cuts []Cut
+	var cuts [numShards][]Cut
 	for i := range f.table.shards {
 		s := &f.table.shards[i]
 		s.mu.Lock()
 		f.rejudgeShard(s, r, lease, now)
-		cuts = s.takeCuts(cuts)
+		cuts[i], s.cuts = s.cuts, nil
 		s.mu.Unlock()
 	}
 	f.registry.prune(r)
-	return cuts
-}
-
-// takeCuts moves the cuts made in the shard to the end of cuts.
-func (s *shard) takeCuts(cuts []Cut) []Cut {
-	cuts = append(cuts, s.cuts...)
-	s.cuts = nil
-	return cuts
+	return slices.Concat(cuts[:]...)
 }
 
 func (f *Filter) rejudgeShard(s *shard, r *ruling, lease bool, now int64) {

@@ -115,15 +115,16 @@ func (f *Filter) route(v *packet.View, dir direction) Reason {
 			return cmp.Or(classReason(v), ReasonICMPType)
 		}
 	}
-	k, mayOpen := keyOf(v, dir)
+	var k key
+	mayOpen := k.set(v, dir)
 	if v.IsFragment() {
-		return f.firstFragment(v, dir, k, mayOpen)
+		return f.firstFragment(v, dir, &k, mayOpen)
 	}
-	return f.transport(v, dir, k, mayOpen)
+	return f.transport(v, dir, &k, mayOpen)
 }
 
 // transport judges a packet with its flow's key; mayOpen tells whether this packet could open a flow at all.
-func (f *Filter) transport(v *packet.View, dir direction, k key, mayOpen bool) Reason {
+func (f *Filter) transport(v *packet.View, dir direction, k *key, mayOpen bool) Reason {
 	h := f.table.hash(k)
 	s := f.table.shard(h)
 	s.mu.Lock()
@@ -132,7 +133,7 @@ func (f *Filter) transport(v *packet.View, dir direction, k key, mayOpen bool) R
 	return reason
 }
 
-func (f *Filter) transportLocked(s *shard, v *packet.View, dir direction, k key, h uint64, mayOpen bool) Reason {
+func (f *Filter) transportLocked(s *shard, v *packet.View, dir direction, k *key, h uint64, mayOpen bool) Reason {
 	now := f.clock.tick(&s.ticks)
 	r := f.rules.Load()
 	if now >= r.notAfter.Load() {
@@ -144,7 +145,7 @@ func (f *Filter) transportLocked(s *shard, v *packet.View, dir direction, k key,
 			return s.counted(fl, v, dir, now, reason)
 		}
 	}
-	fl, reason := f.open(s, r, opening{v: v, dir: dir, k: k, h: h, mayOpen: mayOpen, old: fl}, now)
+	fl, reason := f.open(s, r, &opening{v: v, dir: dir, k: k, h: h, mayOpen: mayOpen, old: fl}, now)
 	return s.counted(fl, v, dir, now, reason)
 }
 

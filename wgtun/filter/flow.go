@@ -53,6 +53,7 @@ const repliedTimeout = 180 * time.Second // datagrams that were answered
 
 // flow is one entry of the flow table; it belongs to who holds its shard's lock, but for k, peer, dir and opened, which never change.
 type flow struct {
+	// What each packet touches fills the first two cache lines.
 	k       key
 	last    int64 // when a packet last passed, or when it was reset or cut
 	until   int64 // when to judge it again; never when no rule's deadline bears on it
@@ -70,6 +71,8 @@ type flow struct {
 	// challenge is the acknowledgment of a bare ACK that answered the opener's SYN: see followTCP.
 	challenge  uint32
 	challenged bool
+
+	_ [32]byte // to whole cache lines, so that the allocator aligns them
 }
 
 func (fl *flow) idle(now int64) bool {
@@ -128,7 +131,7 @@ func mayReopen(fl *flow, v *packet.View, dir direction) bool {
 }
 
 // question asks about a flow that is opened in direction dir.
-func (k key) question(dir direction) question {
+func (k *key) question(dir direction) question {
 	q := question{local: k.local, remote: k.remote, dir: dir, proto: acl.Proto(k.proto()), port: k.remotePort()}
 	if dir == ingress {
 		q.port = k.localPort()

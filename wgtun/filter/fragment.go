@@ -57,7 +57,7 @@ func fragmentKeyOf(v *packet.View, dir direction) fragmentKey {
 }
 
 // firstFragment judges a first fragment like a whole packet, and remembers it when it passes.
-func (f *Filter) firstFragment(v *packet.View, dir direction, k key, mayOpen bool) Reason {
+func (f *Filter) firstFragment(v *packet.View, dir direction, k *key, mayOpen bool) Reason {
 	fk := fragmentKeyOf(v, dir)
 	t := &f.frags
 	t.mu.Lock()
@@ -99,7 +99,7 @@ func (f *Filter) laterFragment(v *packet.View, dir direction) Reason {
 		}
 		return ReasonFragment
 	}
-	if f.alive(w.fl.k) != w.fl {
+	if f.alive(&w.fl.k) != w.fl {
 		t.drop(fk, w)
 		return ReasonCut
 	}
@@ -168,7 +168,7 @@ func (w *whole) add(v *packet.View) Reason {
 func (w *whole) complete() bool { return w.length != 0 && w.got == w.length }
 
 // alive returns the flow under k when it lives under the rules now in force, nil otherwise. Of it only what never changes may be read.
-func (f *Filter) alive(k key) *flow {
+func (f *Filter) alive(k *key) *flow {
 	h := f.table.hash(k)
 	s := f.table.shard(h)
 	s.mu.Lock()
@@ -186,7 +186,7 @@ func (f *Filter) alive(k key) *flow {
 }
 
 func (f *Filter) countFragment(w *whole, v *packet.View, dir direction) {
-	h := f.table.hash(w.fl.k)
+	h := f.table.hash(&w.fl.k)
 	s := f.table.shard(h)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,8 +20,9 @@ func (f *Filter) icmpError(v *packet.View, dir direction) Reason {
 			return ReasonICMPQuote
 		}
 	}
-	k, _ := keyOf(&q, dir^1)
-	h := f.table.hash(k)
+	var k key
+	k.set(&q, dir^1)
+	h := f.table.hash(&k)
 	s := f.table.shard(h)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -30,7 +31,7 @@ func (f *Filter) icmpError(v *packet.View, dir direction) Reason {
 	if now >= r.notAfter.Load() {
 		return r.lapsed()
 	}
-	fl := s.find(h, k)
+	fl := s.find(h, &k)
 	if fl == nil || fl.idle(now) || fl.state == stateCut || fl.ended() || !fl.sent(&q, dir^1) || !r.mayComplain(fl, v, dir) {
 		return ReasonICMPQuote
 	}

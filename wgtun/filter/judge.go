@@ -123,7 +123,7 @@ func classReason(v *packet.View) Reason {
 type opening struct {
 	v       *packet.View
 	dir     direction
-	k       key
+	k       *key
 	h       uint64
 	mayOpen bool
 	old     *flow // over, but still in the table under the same key
@@ -131,7 +131,7 @@ type opening struct {
 
 // open judges a packet of no live flow and, when it may, makes the flow it opens. The caller holds the shard's lock: between the verdict and
 // the insertion no Swap can pass this shard.
-func (f *Filter) open(s *shard, r *ruling, o opening, now int64) (*flow, Reason) {
+func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) (*flow, Reason) {
 	if reason := classReason(o.v); reason != ReasonNone {
 		return nil, reason
 	}
@@ -154,12 +154,13 @@ func (f *Filter) open(s *shard, r *ruling, o opening, now int64) (*flow, Reason)
 		return nil, ReasonFlowsFull
 	}
 	fl := &flow{
-		k: o.k, dir: o.dir, state: stateDatagram, epoch: r.epoch, opened: now, last: now,
+		k: *o.k, dir: o.dir, state: stateDatagram, epoch: r.epoch, opened: now, last: now,
 		peer: j.peer, rule: j.rule, until: j.until,
 	}
 	if o.k.proto() == packet.ProtoTCP {
 		fl.state = stateSynSent
-		fl.ends[o.dir].openTCP(o.v, o.v.TCP())
+		s := o.v.TCP()
+		fl.ends[o.dir].openTCP(o.v, &s)
 	}
 	if o.old != nil {
 		s.replace(o.h, o.old, fl)

@@ -192,9 +192,10 @@ func checkOracle(t *testing.T, f *Filter, q acl.Flow, pkt []byte, dir direction,
 	}
 	var v packet.View
 	v.Parse(pkt)
-	k, _ := keyOf(&v, dir)
-	h := f.table.hash(k)
-	fl := f.describe(f.table.shard(h).find(h, k))
+	var k key
+	k.set(&v, dir)
+	h := f.table.hash(&k)
+	fl := f.describe(f.table.shard(h).find(h, &k))
 	if fl.Rule != want.Rule.Ref {
 		t.Errorf("%v: under %v, the rules say %v", q, fl.Rule, want.Rule.Ref)
 	}

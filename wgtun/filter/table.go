@@ -52,33 +52,31 @@ type key struct {
 	meta          uint64 // local port, remote port, who asks in an echo, protocol: bits 32, 16, 8, 0
 }
 
-func makeKey(v *packet.View, dir direction, srcPort, dstPort uint16) key {
+// set makes k the key of the flow that a packet belongs to; mayOpen is false for echo replies, which never open one. Of ICMP only echo
+// messages have a key. Keys are passed by pointer: copying one that was just written stalls the processor.
+func (k *key) set(v *packet.View, dir direction) (mayOpen bool) {
+	src, dst, asks, mayOpen := v.SrcPort(), v.DstPort(), uint64(0), true
+	if v.IsICMP() {
+		// Who asks is part of the key: with id 0 the ports would not tell, and a request would pass as the answer to another.
+		if kind, _, _ := v.ICMP(); kind == packet.ICMPEchoRequest {
+			src, asks = v.EchoID(), uint64(1+dir)
+		} else {
+			dst, asks, mayOpen = v.EchoID(), uint64(1+(dir^1)), false
+		}
+	}
 	if dir == egress {
-		return key{v.Src(), v.Dst(), uint64(srcPort)<<32 | uint64(dstPort)<<16 | uint64(v.Proto())}
+		k.local, k.remote = v.Src(), v.Dst()
+	} else {
+		k.local, k.remote = v.Dst(), v.Src()
+		src, dst = dst, src
 	}
-	return key{v.Dst(), v.Src(), uint64(dstPort)<<32 | uint64(srcPort)<<16 | uint64(v.Proto())}
+	k.meta = uint64(src)<<32 | uint64(dst)<<16 | asks<<8 | uint64(v.Proto())
+	return mayOpen
 }
 
-// keyOf is the key of the flow that a packet belongs to; mayOpen is false for echo replies, which never open one. Of ICMP only echo
-// messages have a key.
-func keyOf(v *packet.View, dir direction) (k key, mayOpen bool) {
-	if !v.IsICMP() {
-		return makeKey(v, dir, v.SrcPort(), v.DstPort()), true
-	}
-	// Who asks is part of the key: with id 0 the ports would not tell, and a request would pass as the answer to another.
-	if kind, _, _ := v.ICMP(); kind == packet.ICMPEchoRequest {
-		k = makeKey(v, dir, v.EchoID(), 0)
-		k.meta |= uint64(1+dir) << 8
-		return k, true
-	}
-	k = makeKey(v, dir, 0, v.EchoID())
-	k.meta |= uint64(1+(dir^1)) << 8
-	return k, false
-}
-
-func (k key) proto() uint8       { return uint8(k.meta) }
-func (k key) localPort() uint16  { return uint16(k.meta >> 32) }
-func (k key) remotePort() uint16 { return uint16(k.meta >> 16) }
+func (k *key) proto() uint8       { return uint8(k.meta) }
+func (k *key) localPort() uint16  { return uint16(k.meta >> 32) }
+func (k *key) remotePort() uint16 { return uint16(k.meta >> 16) }
 
 const numShards = 64 // a power of two
 
@@ -124,7 +122,7 @@ func (t *table) init(limit int) {
 }
 
 // hash is keyed with secrets, so that nobody can aim many flows at one chain. Multiply and fold both halves, as wyhash does.
-func (t *table) hash(k key) uint64 {
+func (t *table) hash(k *key) uint64 {
 	a := fold(k.local.Hi^t.seeds[0], k.local.Lo^t.seeds[1])
 	b := fold(k.remote.Hi^t.seeds[2], k.remote.Lo^t.seeds[3])
 	return fold(a^b^k.meta, t.seeds[4]^bits.RotateLeft64(b, 17))
@@ -138,14 +136,14 @@ func fold(a, b uint64) uint64 {
 // shard picks by the high bits; slots are picked by the low ones.
 func (t *table) shard(h uint64) *shard { return &t.shards[h>>(64-6)] }
 
-func (s *shard) find(h uint64, k key) *flow {
+func (s *shard) find(h uint64, k *key) *flow {
 	mask := uint64(len(s.slots) - 1)
 	for i := h & mask; ; i = (i + 1) & mask {
 		at := &s.slots[i]
 		if at.fl == nil {
 			return nil
 		}
-		if at.h == h && at.fl.k == k {
+		if at.h == h && at.fl.k == *k {
 			return at.fl
 		}
 	}

@@ -40,7 +40,7 @@ func flagsMakeSense(flags uint8) bool {
 func after(a, b uint32) bool { return int32(a-b) > 0 }
 
 // openTCP notes the SYN that opens a connection.
-func (e *tcpEnd) openTCP(v *packet.View, s packet.TCPSegment) {
+func (e *tcpEnd) openTCP(v *packet.View, s *packet.TCPSegment) {
 	*e = tcpEnd{start: s.Seq, end: s.Seq + s.Len, maxWin: uint32(s.Window)}
 	e.scale, e.scaled = v.WindowScale()
 }
@@ -49,7 +49,8 @@ func (e *tcpEnd) openTCP(v *packet.View, s packet.TCPSegment) {
 // is over. A SYN in the middle of a connection passes without effect: its receiver asks back (RFC 5961 section 4), and should the opener
 // have lost the connection, it answers that with an exact reset.
 func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reason, known bool) {
-	s := v.TCP()
+	seg := v.TCP()
+	s := &seg // by pointer: copying what was just written stalls the processor
 	over := fl.ended() || fl.state == stateReset
 	switch {
 	case !flagsMakeSense(s.Flags):
@@ -75,7 +76,7 @@ func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reas
 }
 
 // synchronize judges segments with SYN.
-func (fl *flow) synchronize(v *packet.View, s packet.TCPSegment, dir direction) Reason {
+func (fl *flow) synchronize(v *packet.View, s *packet.TCPSegment, dir direction) Reason {
 	me, other := &fl.ends[dir], &fl.ends[dir^1]
 	opener := dir == fl.dir
 	switch {
@@ -107,7 +108,7 @@ func (fl *flow) synchronize(v *packet.View, s packet.TCPSegment, dir direction) 
 
 // answerWithoutSYN judges a segment without SYN before the answering SYN came. An end that still holds an older connection of the same
 // ports answers a SYN with a bare ACK, and lets go of it when that is answered with a reset; without either, the ports stay unusable.
-func (fl *flow) answerWithoutSYN(s packet.TCPSegment, dir direction) Reason {
+func (fl *flow) answerWithoutSYN(s *packet.TCPSegment, dir direction) Reason {
 	if dir == fl.dir || s.Len != 0 || s.Flags&openingFlags != packet.ACK {
 		return ReasonTCPWindow
 	}
@@ -116,7 +117,7 @@ func (fl *flow) answerWithoutSYN(s packet.TCPSegment, dir direction) Reason {
 }
 
 // reset judges a reset: it must be in the window of its receiver, or a stranger to the connection could end it.
-func (fl *flow) reset(v *packet.View, s packet.TCPSegment, dir direction, now int64) Reason {
+func (fl *flow) reset(v *packet.View, s *packet.TCPSegment, dir direction, now int64) Reason {
 	me, other := &fl.ends[dir], &fl.ends[dir^1]
 	if !v.IsFragment() && !v.TransportChecksumOK() {
 		return reasonOfFault(packet.FaultTransport)
@@ -143,7 +144,7 @@ func (fl *flow) reset(v *packet.View, s packet.TCPSegment, dir direction, now in
 	return ReasonNone
 }
 
-func (fl *flow) resetBeforeAnswer(s packet.TCPSegment, dir direction, now int64) Reason {
+func (fl *flow) resetBeforeAnswer(s *packet.TCPSegment, dir direction, now int64) Reason {
 	opener := &fl.ends[fl.dir]
 	switch {
 	case dir == fl.dir && fl.challenged && s.Seq == fl.challenge:
@@ -159,7 +160,7 @@ func (fl *flow) resetBeforeAnswer(s packet.TCPSegment, dir direction, now int64)
 }
 
 // fitsWindow tells whether a segment from me lies where other can want it, and acknowledges only what other sent.
-func fitsWindow(me, other *tcpEnd, s packet.TCPSegment) bool {
+func fitsWindow(me, other *tcpEnd, s *packet.TCPSegment) bool {
 	end, window := s.Seq+s.Len, max(other.maxWin, leastWindow)
 	limit := me.end + leastWindow
 	if other.acked {
@@ -178,7 +179,7 @@ func fitsWindow(me, other *tcpEnd, s packet.TCPSegment) bool {
 }
 
 // advance notes a segment that passed.
-func (e *tcpEnd) advance(s packet.TCPSegment) {
+func (e *tcpEnd) advance(s *packet.TCPSegment) {
 	if end := s.Seq + s.Len; after(end, e.end) {
 		e.end = end
 	}
@@ -192,7 +193,7 @@ func (e *tcpEnd) advance(s packet.TCPSegment) {
 }
 
 // progress moves the state after a segment that passed.
-func (fl *flow) progress(s packet.TCPSegment, dir direction) {
+func (fl *flow) progress(s *packet.TCPSegment, dir direction) {
 	if fl.state == stateReset || fl.state == stateTimeWait {
 		return
 	}
