@@ -65,10 +65,11 @@ func (n *Node) CLI(ctx context.Context, args ...string) (string, error) {
 	return n.Host.Run(ctx, append(append([]string{n.args[0]}, args...), "--socket", n.socket)...)
 }
 
-// JSON runs a command with --json and reads its answer into v.
+// JSON runs a command with --json and reads its answer into v. A command that answers and still fails, as `why` and `status` do when
+// the answer is no, is no error here.
 func (n *Node) JSON(ctx context.Context, v any, args ...string) error {
 	out, err := n.CLI(ctx, append(args, "--json")...)
-	if err != nil {
+	if err != nil && !strings.HasPrefix(out, "{") {
 		return err
 	}
 	if err := json.Unmarshal([]byte(out), v); err != nil {
