@@ -305,7 +305,10 @@ func TestDeviceFailureFailsClosed(t *testing.T) {
 				if !errors.Is(err, ErrIncomplete) || !errors.Is(err, broken) {
 					t.Errorf("Apply: %v", err)
 				}
-				for _, n := range []*node{a, b} {
+				for i, n := range []*node{a, b} {
+					if _, ok := c.tunnel.path.Status(n.tk.Public()); ok != (i == test.fine) {
+						t.Errorf("node %s is among the paths: %v", n.id, ok)
+					}
 					if _, err := n.tunnel.Apply(w.state(n, testLease, grants...)); err != nil {
 						t.Fatal(err)
 					}
@@ -465,6 +468,12 @@ func TestAThousandMaps(t *testing.T) {
 		if err := converse(a, b, flowKinds[1].make(a.addrs[0], b.addrs[0], 0), 0, 1, 2*time.Second); err != nil {
 			t.Error(err)
 		}
+		w.apply()
+		for _, other := range []*node{b, c} {
+			if _, ok := a.tunnel.path.Status(other.tk.Public()); ok {
+				t.Errorf("removed node %s is still among the paths", other.id)
+			}
+		}
 	})
 }
 
@@ -502,6 +511,40 @@ func TestRunFailsWhenTheTUNGoesAway(t *testing.T) {
 		dev.Close()
 		if err := <-done; err == nil {
 			t.Error("Run did not say that its device went away")
+		}
+	})
+}
+
+// TestAddressIsNotGivenWhilePacketsAreUnderWay has a packet for an address's old holder lie between TUN and device while the
+// address moves: the new holder must not be in the device before it has been put behind the old one, or dropped.
+func TestAddressIsNotGivenWhilePacketsAreUnderWay(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.nodes[0], w.nodes[1]
+		c := w.newNode("c")
+		var seen *watched
+		c.start(func(t *Tunnel) { seen = watch(t) })
+		w.apply(both(a, c)...)
+		given := false
+		seen.before = func(config string) error {
+			given = given || strings.Contains(config, "allowed_ip=")
+			return nil
+		}
+		synctest.Wait()
+		c.tunnel.tun.reading.took(1, nil) // as Read does before it returns a packet
+		b.addrs, a.addrs = a.addrs, b.addrs
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.tunnel.Apply(w.state(c, testLease, both(b, c)...))
+			done <- err
+		}()
+		synctest.Wait()
+		if given {
+			t.Error("the address was given away while a packet for its old holder was under way")
+		}
+		c.tunnel.tun.reading.begin() // as the next Read does
+		if err := <-done; err != nil || !given {
+			t.Errorf("Apply: %v, address given: %v", err, given)
 		}
 	})
 }
