@@ -354,3 +354,109 @@ func TestWatch(t *testing.T) {
 		}
 	}
 }
+
+// wire is this host and a neighbour on one wire, 192.0.2.1 and 192.0.2.2, with a TUN here whose packets the test reads and writes.
+type wire struct {
+	t               *testing.T
+	here, neighbour netns.NsHandle
+	tun             *os.File
+	host            *Host
+}
+
+func newWire(t *testing.T) *wire {
+	t.Helper()
+	w := &wire{t: t, neighbour: newNamespace(t), here: newNamespace(t)}
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(w.neighbour)}))
+	tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "picket0"}, Mode: netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_ONE_QUEUE | netlink.TUNTAP_NO_PI, Queues: 1, NonPersist: true}
+	must(t, netlink.LinkAdd(tun))
+	w.tun = tun.Fds[0]
+	t.Cleanup(func() { w.tun.Close() })
+	w.host = newHost(t)
+	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
+	for ns, address := range map[netns.NsHandle]string{w.neighbour: "192.0.2.2/24", w.here: "192.0.2.1/24"} {
+		w.in(ns, func() {
+			eth := link(t, "eth0")
+			must(t, netlink.AddrAdd(eth, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(address))}))
+			must(t, netlink.LinkSetUp(eth))
+		})
+	}
+	must(t, w.host.Configure(testConfig()))
+	return w
+}
+
+func (w *wire) in(ns netns.NsHandle, f func()) {
+	w.t.Helper()
+	must(w.t, netns.Set(ns))
+	f()
+	must(w.t, netns.Set(w.here))
+}
+
+func (w *wire) send(from netns.NsHandle, to string) {
+	w.t.Helper()
+	w.in(from, func() {
+		c, err := net.Dial("udp4", to)
+		must(w.t, err)
+		defer c.Close()
+		c.Write([]byte("forwarded")) // a refusal shows at the other end
+	})
+}
+
+// inTUN reports whether a packet for that address comes out of the TUN in a while.
+func (w *wire) inTUN(dst netip.Addr) bool {
+	must(w.t, w.tun.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
+	b := make([]byte, 2000)
+	for {
+		n, err := w.tun.Read(b)
+		if err != nil {
+			return false
+		}
+		if n >= 20 && b[0]>>4 == 4 && netip.AddrFrom4([4]byte(b[16:20])) == dst {
+			return true
+		}
+	}
+}
+
+// TestGuard_forwardsNothingIntoTheTunnel: a neighbour uses this host as a router to a network behind the tunnel.
+func TestGuard_forwardsNothingIntoTheTunnel(t *testing.T) {
+	w := newWire(t)
+	behind := netip.MustParsePrefix("203.0.113.0/24")
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: link(t, "picket0").Attrs().Index, Dst: ipNet(behind), Scope: netlink.SCOPE_LINK}))
+	w.in(w.neighbour, func() { must(t, netlink.RouteAdd(&netlink.Route{Gw: net.IPv4(192, 0, 2, 1), Dst: ipNet(behind)})) })
+	w.send(w.neighbour, "203.0.113.5:7000")
+	if w.inTUN(netip.MustParseAddr("203.0.113.5")) {
+		t.Error("a neighbour's packet was forwarded into the tunnel")
+	}
+	must(t, w.host.removeGuard())
+	w.send(w.neighbour, "203.0.113.5:7000")
+	if !w.inTUN(netip.MustParseAddr("203.0.113.5")) {
+		t.Error("without the guard nothing came either: this test proves nothing")
+	}
+}
+
+// TestGuard_letsNothingLeaveInClear: somebody removed our rules, so the overlay's addresses would follow the default route.
+func TestGuard_letsNothingLeaveInClear(t *testing.T) {
+	w := newWire(t)
+	must(t, netlink.RouteAdd(&netlink.Route{Gw: net.IPv4(192, 0, 2, 2), Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0"))}))
+	must(t, w.host.removeRules(nil))
+	var listener net.PacketConn
+	w.in(w.neighbour, func() {
+		must(t, netlink.AddrAdd(link(t, "eth0"), &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("100.64.0.9/32"))}))
+		var err error
+		listener, err = net.ListenPacket("udp4", "100.64.0.9:7000")
+		must(t, err)
+	})
+	defer listener.Close()
+	left := func() bool {
+		w.send(w.here, "100.64.0.9:7000")
+		listener.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_, _, err := listener.ReadFrom(make([]byte, 100))
+		return err == nil
+	}
+	if left() {
+		t.Error("a packet to the overlay left in clear")
+	}
+	must(t, w.host.removeGuard())
+	if !left() {
+		t.Error("without the guard nothing came either: this test proves nothing")
+	}
+}
