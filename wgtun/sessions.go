@@ -28,41 +28,41 @@ const (
 //
 // A forged message can set off one handshake for each time its peer was added, if it bears an address that the peer has proved.
 type sessions struct {
-	waiting atomic.Int32                   // len(new), so that Receive need not lock once all have spoken
+	waiting atomic.Int32                   // len(fresh), so that Receive need not lock once all have spoken
 	lost    chan key.TunnelPublic          // read by run
 	mu      sync.Mutex                     // guards what follows
-	new     map[key.TunnelPublic]time.Time // peers not heard since they were added, and when that was
+	fresh   map[key.TunnelPublic]time.Time // peers not heard since they were added, and when that was
 }
 
 func newSessions() *sessions {
-	return &sessions{lost: make(chan key.TunnelPublic, 64), new: make(map[key.TunnelPublic]time.Time)}
+	return &sessions{lost: make(chan key.TunnelPublic, 64), fresh: make(map[key.TunnelPublic]time.Time)}
 }
 
 // added says that the device has a peer anew, without session; removed that it has it no more.
 func (s *sessions) added(k key.TunnelPublic) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.new[k] = time.Now()
-	s.waiting.Store(int32(len(s.new)))
+	s.fresh[k] = time.Now()
+	s.waiting.Store(int32(len(s.fresh)))
 }
 
 func (s *sessions) removed(k key.TunnelPublic) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.new, k)
-	s.waiting.Store(int32(len(s.new)))
+	delete(s.fresh, k)
+	s.waiting.Store(int32(len(s.fresh)))
 }
 
 // heard notes a peer's first message since it was added.
 func (s *sessions) heard(k key.TunnelPublic, message []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	since, waits := s.new[k]
+	since, waits := s.fresh[k]
 	if !waits || len(message) < 4 {
 		return
 	}
-	delete(s.new, k)
-	s.waiting.Store(int32(len(s.new)))
+	delete(s.fresh, k)
+	s.waiting.Store(int32(len(s.fresh)))
 	if binary.LittleEndian.Uint32(message) != device.MessageTransportType || time.Since(since) > sessionMemory {
 		return
 	}
@@ -92,12 +92,12 @@ func (s *sessions) run(ctx context.Context, handshake func(key.TunnelPublic)) {
 func (s *sessions) forgetSilent() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, since := range s.new {
+	for k, since := range s.fresh {
 		if time.Since(since) > sessionMemory {
-			delete(s.new, k)
+			delete(s.fresh, k)
 		}
 	}
-	s.waiting.Store(int32(len(s.new)))
+	s.waiting.Store(int32(len(s.fresh)))
 }
 
 // watchedBind is the path layer with sessions looking on.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,6 +25,7 @@ const (
 	udpIdleTimeout     = 180 * time.Second // as long as the filter keeps a replied UDP flow
 	maxDatagram        = 64 << 10
 	copyBufferSize     = 32 << 10
+	abortInterval      = 50 * time.Millisecond
 	defaultReceiveSize = 0 // the stack's own
 )
 
@@ -46,7 +49,8 @@ type forwarder struct {
 
 // ForwardInbound hands every inbound TCP connection and UDP flow on port P to 127.0.0.1:P (or dial, when not nil) until ctx
 // ends; then every forwarded connection is closed and nil returned. A port on which nothing listens is refused to the peer as
-// a kernel would: the handshake is completed only after localhost has accepted. Only one call may run at a time.
+// a kernel would: the handshake is completed only after localhost has accepted. Only one call may run at a time. TCP connections
+// that dial returns should have CloseWrite; one that has not ends both ways at the peer's end of stream.
 func (s *Stack) ForwardInbound(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) error {
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
@@ -91,21 +95,38 @@ func (f *forwarder) begin(slots chan struct{}) (done func(), ok bool) {
 	return func() { <-slots; f.work.Done() }, true
 }
 
-// end refuses new work, aborts handshakes that wait for a peer, and waits for the rest, which ctx has ended.
+// end refuses new work and waits for the rest, which ctx has ended. Handshakes that wait for a peer are aborted, again and again:
+// one that has just begun is noted before the stack knows it.
 func (f *forwarder) end() {
 	f.mu.Lock()
 	f.ended = true
-	waiting := make([]stack.TransportEndpointID, 0, len(f.halfOpen))
-	for id := range f.halfOpen {
-		waiting = append(waiting, id)
+	f.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		f.work.Wait()
+		close(done)
+	}()
+	ticker := time.NewTicker(abortInterval)
+	defer ticker.Stop()
+	for {
+		f.abortHalfOpen()
+		select {
+		case <-done:
+			return
+		case <-ticker.C:
+		}
 	}
+}
+
+func (f *forwarder) abortHalfOpen() {
+	f.mu.Lock()
+	waiting := slices.Collect(maps.Keys(f.halfOpen))
 	f.mu.Unlock()
 	for _, id := range waiting {
 		if ep := f.stack.ip.FindTransportEndpoint(networkOf(id.LocalAddress), header.TCPProtocolNumber, id, nicID); ep != nil {
 			ep.Abort()
 		}
 	}
-	f.work.Wait()
 }
 
 // setHalfOpen notes whether a handshake waits for its peer; false when the forwarder has ended meanwhile.
