@@ -4,8 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"picket.internal/coordinator"
 )
@@ -51,6 +54,46 @@ func TestAuditTampering(t *testing.T) {
 				t.Errorf("New: %v", err)
 			}
 		})
+	}
+}
+
+// One who edits a record and makes every stored hash fit it is caught by the signed root.
+func TestAuditRewrittenWithItsHashes(t *testing.T) {
+	n := newNet(t)
+	n.device("a").joinTagged("tag:db")
+	var hashes []tlog.Hash
+	err := n.store.View(n.ctx, func(tx coordinator.ReadTx) error {
+		read := tlog.HashReaderFunc(func(at []int64) (out []tlog.Hash, err error) {
+			for _, i := range at {
+				out = append(out, hashes[i])
+			}
+			return out, nil
+		})
+		return tx.AuditScan(func(seq int64, record []byte) error {
+			if seq == 0 {
+				record = []byte(`{}`)
+			}
+			h, err := tlog.StoredHashes(seq, record, read)
+			hashes = append(hashes, h...)
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.stop()
+	statements := []string{`UPDATE audit SET record = CAST('{}' AS BLOB) WHERE seq = 0`}
+	for i, h := range hashes {
+		statements = append(statements, fmt.Sprintf("UPDATE audit_hashes SET hash = x'%x' WHERE place = %d", h[:], i))
+	}
+	edit(t, n.dir, statements)
+	s, err := openStore(n.ctx, n.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := coordinator.VerifyAudit(n.ctx, s, n.config.Key.Public(), testNetwork); !errors.Is(err, coordinator.ErrAudit) {
+		t.Errorf("VerifyAudit: %v", err)
 	}
 }
 

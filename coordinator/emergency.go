@@ -172,7 +172,10 @@ func (c *Coordinator) cutOff(ctx context.Context, u unsettled, pick func(people)
 	s.generation, s.at = g, c.now()
 	c.enforce(s)
 	c.hub.wake(urgent)
-	why := c.outward(ctx, cause)
+	why := "the database does not answer"
+	if ctx.Err() == nil {
+		why = c.outward(ctx, cause).Error()
+	}
 	c.log.Error("a revocation is in effect but not on disk", "summary", u.victim.summary, "generation", g, "err", cause)
 	return Change{Generation: g, Summary: u.victim.summary}, refuse(protocol.CodeUnavailable,
 		"%s, in effect now but not on disk (%s): it is tried again until it is, and would be lost if the coordinator ended before", u.victim.summary, why)
@@ -193,10 +196,12 @@ func (c *Coordinator) settle(ctx context.Context) {
 	stale, waiting := c.emergency.due()
 	for _, u := range waiting {
 		// A refusal means that it is so already: the commit had succeeded, and only its reading back had failed.
-		if _, err := c.update(ctx, u.actor, u.commit); !isStorage(err) {
+		attempt, cancel := context.WithTimeout(ctx, revokeTime)
+		if _, err := c.update(attempt, u.actor, u.commit); !isStorage(err) {
 			c.emergency.settled(u.victim)
 			c.log.Info("a revocation is on disk now", "summary", u.victim.summary)
 		}
+		cancel()
 	}
 	if stale {
 		if err := c.refresh(ctx, 0, urgent); err != nil {

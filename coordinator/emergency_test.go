@@ -1,7 +1,9 @@
 package coordinator_test
 
 import (
+	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,9 +83,13 @@ func TestEmergencyStillNeedsARight(t *testing.T) {
 	n := newNet(t)
 	bob := n.member("bob@example.com")
 	n.device("db").joinTagged("tag:db")
-	n.faults.full.Store(true)
-	if _, err := n.RemoveNode(n.ctx, bob.actor(), "db"); !refused(err, true) {
-		t.Errorf("a member: %v", err)
+	for _, fault := range []*atomic.Bool{&n.faults.full, &n.faults.dead} {
+		fault.Store(true)
+		for _, a := range []coordinator.Actor{bob.actor(), {}, {Kind: coordinator.ActorUser, User: "u0"}} {
+			if _, err := n.RemoveNode(n.ctx, a, "db"); !refused(err, true) {
+				t.Errorf("%s: %v", a, err)
+			}
+		}
 	}
 	if _, err := n.Node(n.ctx, operator, "db"); err != nil {
 		t.Errorf("the node is gone: %v", err)
@@ -146,4 +152,24 @@ func TestKnownNodeConnectsWithoutDisk(t *testing.T) {
 		t.Errorf("a known node: %v", err)
 	}
 	a.nextMap()
+}
+
+// A disk that hangs delays a revocation by a stated time, and the caller's going away does not stop it.
+func TestRevocationWhenStorageHangs(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		n.device("a").joinTagged("tag:db").connect()
+		b := n.device("b").joinTagged("tag:db").connect()
+		b.until("know a", hasPeer("a"))
+		n.faults.hangs.Store(true)
+		ctx, cancel := context.WithCancel(n.ctx)
+		cancel()
+		start := time.Now()
+		_, err := n.RemoveNode(ctx, operator, "a")
+		wantCode(t, "removal", err, protocol.CodeUnavailable)
+		b.until("lose a", lacksPeer("a"))
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		n.faults.hangs.Store(false)
+	})
 }

@@ -163,6 +163,17 @@ func TestAuthKeyRefuses(t *testing.T) {
 	}
 	_, err = n.device("x").enrol(orphan)
 	wantCode(t, "the key of a removed admin", err, protocol.CodeAuthKey)
+	if keys, err := n.AuthKeys(n.ctx, operator); err != nil || keys[0].By != second.actor().String() || keys[0].State != "revoked" {
+		t.Errorf("the key of a removed admin is %+v, %v", keys[0], err)
+	}
+
+	// R26: and so does a role that was lost.
+	_, demoted := make(admin.actor(), db)
+	n.demote(admin)
+	_, err = n.device("x").enrol(demoted)
+	wantCode(t, "the key of one who is no admin any more", err, protocol.CodeAuthKey)
+	_, _, err = n.CreateAuthKey(n.ctx, admin.actor(), db)
+	wantCode(t, "a new key of one who is no admin any more", err, coordinator.CodeForbidden)
 
 	_, untagged := make(operator, db)
 	_, text := make(operator, db)

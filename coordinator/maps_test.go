@@ -43,3 +43,16 @@ func TestSamePeerKnowsEveryField(t *testing.T) {
 	}
 	walk(t, nil, reflect.TypeFor[protocol.Peer]())
 }
+
+// R30: news of a node that is not, or no longer, in the map that was sent stays unsaid.
+func TestHintsOfStrangersStayUnsaid(t *testing.T) {
+	c := &Coordinator{}
+	c.hub.init()
+	s := &Session{c: c, wake: make(chan struct{}, 1), news: map[acl.NodeID]struct{}{}}
+	s.sent.current = &nodeMap{peers: []protocol.Peer{{Subject: acl.Subject{Node: "friend"}}}}
+	s.tell("stranger")
+	s.tell("friend")
+	if got := s.takeHints(); len(got) != 1 || got[0].Node != "friend" {
+		t.Errorf("hints %+v", got)
+	}
+}

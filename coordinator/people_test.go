@@ -188,6 +188,21 @@ func TestSetupRefuses(t *testing.T) {
 	}
 }
 
+// A link for the first admin is worth nothing once anybody has an account, however that came about.
+func TestFirstLinkEndsWithTheFirstAccount(t *testing.T) {
+	n := newNet(t)
+	token, _, err := n.FirstSetup(n.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.member("bob@example.com")
+	_, err = n.Invitation(n.ctx, token)
+	wantCode(t, "looking at the link", err, coordinator.CodeNotFound)
+	secret, _, _ := n.NewTOTP("eve@example.com")
+	_, _, err = n.CompleteSetup(n.ctx, coordinator.Setup{Token: token, Login: "eve@example.com", Password: "correct horse battery", TOTPSecret: secret, Code: totpCode(t, secret, time.Now())})
+	wantCode(t, "using the link", err, coordinator.CodeNotFound)
+}
+
 // R4: two people race for the first account; one becomes admin.
 func TestOnlyOneFirstAdmin(t *testing.T) {
 	n := newNet(t)

@@ -397,6 +397,8 @@ func TestLogout(t *testing.T) {
 	if err := a.session.Logout(n.ctx); err != nil {
 		t.Fatal(err)
 	}
+	wantCode(t, "a report after logout", a.session.Report(n.ctx, a.report()), protocol.CodeRemoved)
+	wantCode(t, "a receipt after logout", a.session.Receipt(n.ctx, a.receipt(0)), protocol.CodeRemoved)
 	wantCode(t, "the session after logout", a.ended(), protocol.CodeRemoved)
 	b.until("lose a", lacksPeer("a"))
 	wantCode(t, "attaching again", a.attach(), protocol.CodeRemoved)

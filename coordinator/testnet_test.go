@@ -72,13 +72,22 @@ func (p *testPolicy) String() string           { return "test policy" }
 // failing is a store whose writes can be made to fail after they did everything but commit.
 type failing struct {
 	coordinator.Store
-	full  atomic.Bool
-	reads atomic.Bool
+	full  atomic.Bool // writes fail at the commit
+	dead  atomic.Bool // writes fail before anything
+	hangs atomic.Bool // writes wait until their context ends
+	reads atomic.Bool // reads fail
 }
 
 var errFull = &coordinator.Error{Code: protocol.CodeUnavailable, Message: "the disk holding /x is full: make room there"}
 
 func (f *failing) Update(ctx context.Context, fn func(coordinator.Tx) error) error {
+	if f.hangs.Load() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if f.dead.Load() {
+		return errors.New("input/output error")
+	}
 	return f.Store.Update(ctx, func(tx coordinator.Tx) error {
 		if err := fn(tx); err != nil {
 			return err
@@ -519,4 +528,20 @@ func (n *testnet) actions() (out []string) {
 		out = append(out, records[len(records)-1-i].Action)
 	}
 	return out
+}
+
+// demote makes p a member, as another replica or a later version might.
+func (n *testnet) demote(p *person) {
+	n.t.Helper()
+	err := n.store.Update(n.ctx, func(tx coordinator.Tx) error {
+		u, err := tx.UserByID(p.ID)
+		if err != nil {
+			return err
+		}
+		u.Role = coordinator.RoleMember
+		return tx.UpdateUser(u)
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
 }

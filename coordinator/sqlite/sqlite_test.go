@@ -467,3 +467,69 @@ func TestSessions(t *testing.T) {
 		must(s.Close())
 	})
 }
+
+// The store itself spends a key only while it may be (R4), whoever asks.
+func TestSpendAuthKey(t *testing.T) {
+	s := fresh(t)
+	insert := func(id string, change func(*coordinator.AuthKeyRow)) [32]byte {
+		k := coordinator.AuthKeyRow{ID: id, Tags: []string{"tag:db"}, Created: time.Now(), Expires: time.Now().Add(time.Hour)}
+		copy(k.Hash[:], id)
+		if change != nil {
+			change(&k)
+		}
+		update(t, s, func(tx coordinator.Tx) error { return tx.InsertAuthKey(k) })
+		return k.Hash
+	}
+	spend := func(hash [32]byte) (ok bool) {
+		update(t, s, func(tx coordinator.Tx) (err error) { ok, err = tx.SpendAuthKey(hash); return err })
+		return ok
+	}
+	single := insert("single", nil)
+	many := insert("many", func(k *coordinator.AuthKeyRow) { k.Reusable = true })
+	for i, want := range []bool{true, false} {
+		if got := spend(single); got != want {
+			t.Errorf("a single-use key, use %d: %v", i+1, got)
+		}
+		if !spend(many) {
+			t.Errorf("a reusable key, use %d, was refused", i+1)
+		}
+	}
+	if spend(insert("expired", func(k *coordinator.AuthKeyRow) { k.Expires = time.Now().Add(-time.Second) })) {
+		t.Error("an expired key was spent")
+	}
+	if spend(insert("revoked", func(k *coordinator.AuthKeyRow) { k.Revoked = true })) {
+		t.Error("a revoked key was spent")
+	}
+	if spend([32]byte{9}) {
+		t.Error("an unknown key was spent")
+	}
+}
+
+func TestTries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fresh(t)
+		try := func(bucket string) (ok bool) {
+			update(t, s, func(tx coordinator.Tx) (err error) { ok, err = tx.Try(bucket, 2, time.Minute); return err })
+			return ok
+		}
+		for i, want := range []bool{true, true, false} {
+			if got := try("a"); got != want {
+				t.Errorf("try %d of a: %v", i+1, got)
+			}
+		}
+		if !try("b") {
+			t.Error("b is throttled for what a did")
+		}
+		time.Sleep(time.Minute)
+		if !try("a") || s.Count(t.Context(), "tries") != 1 {
+			t.Errorf("after the window %d tries are kept", s.Count(t.Context(), "tries"))
+		}
+		update(t, s, func(tx coordinator.Tx) error { return tx.ClearTries("a") })
+		if s.Count(t.Context(), "tries") != 0 {
+			t.Error("cleared tries are kept")
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
