@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,45 +15,23 @@ import (
 	"picket.internal/cmd/internal/cliflags"
 )
 
-// Exit statuses.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
 // version is set by the build (-ldflags "-X main.version=…").
 var version = ""
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args, os.Stdout, os.Stderr))
-}
-
-// run is main with its surroundings as arguments; it returns the exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := newApp(stdout, stderr)
-	arranged, err := cliflags.Arrange(app, args)
-	if err == nil {
-		err = app.RunContext(ctx, arranged)
-	}
-	if err == nil {
-		return exitOK
-	}
-	fmt.Fprintf(stderr, "picket-coordinator: %v\n", err)
-	var usage *cliflags.UsageError
-	var misuse *usageError
-	if errors.As(err, &usage) || errors.As(err, &misuse) {
-		return exitUsage
-	}
-	return exitFailed
+	status := cliflags.Main(ctx, newApp(os.Stdout, os.Stderr), os.Args)
+	stop()
+	os.Exit(status)
 }
 
 // usageError is a call that cannot be understood.
 type usageError struct{ message string }
 
 func (e *usageError) Error() string { return e.message }
+
+// ExitCode makes it a cli.ExitCoder.
+func (e *usageError) ExitCode() int { return cliflags.ExitUsage }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
@@ -65,7 +42,6 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ErrWriter:            stderr,
 		EnableBashCompletion: true,
 		HideHelpCommand:      true,
-		ExitErrHandler:       func(*cli.Context, error) {}, // run prints it
 		Commands: []*cli.Command{
 			serveCommand(),
 			nodesCommand(),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -24,7 +25,7 @@ func policyCommand() *cli.Command {
 				Flags: append(append([]cli.Flag{
 					&cli.StringFlag{Name: "accept", Usage: "take this `COMMIT` although it rewrites history"},
 				}, waitFlags()...), common...),
-				Description: "Examples:\n\n   picket-coordinator policy reload --wait\n   picket-coordinator policy reload --accept 4f1c2d9"},
+				Description: "Examples:\n\n   picket-coordinator policy reload --wait\n   picket-coordinator policy reload --accept 4f1c2d9e0b7a6c5d4e3f2a1b0c9d8e7f6a5b4c3d"},
 			{Name: "why", Usage: "judge a flow between any two nodes", ArgsUsage: "SRC DST:PORT[/PROTO]", Flags: common, Action: policyWhy,
 				Description: "Exit status 1 when refused. Example:\n\n   picket-coordinator policy why alice-laptop db:5432"},
 		},
@@ -80,6 +81,9 @@ func policyReload(c *cli.Context) error {
 	if _, err := arguments(c, 0, ""); err != nil {
 		return err
 	}
+	if a := c.String("accept"); a != "" && !isCommit(a) {
+		return &usageError{"--accept takes the whole id of a commit, 40 hexadecimal digits, as `picket-coordinator policy status` shows it"}
+	}
 	r, err := opsocket.PolicyReload.Do(c.Context, client(c), opsocket.Reload{Accept: c.String("accept")})
 	if err != nil {
 		return err
@@ -98,6 +102,9 @@ func policyReload(c *cli.Context) error {
 	}
 	return report(c, r.Change)
 }
+
+// isCommit is strict, since a shortened id could be made to fit another commit.
+func isCommit(s string) bool { return len(s) == 40 && strings.Trim(s, "0123456789abcdef") == "" }
 
 func policyWhy(c *cli.Context) error {
 	args, err := arguments(c, 2, "a source and a destination with port")

@@ -50,7 +50,7 @@ func TestMain_refuses(t *testing.T) {
 		{"value of an unknown flag is not echoed", "why --authkey=SECRET", 2, `unknown flag "--authkey": did you mean --auth-key?`},
 		{"missing value at the end", "why --auth-key", 2, "--auth-key needs a value"},
 		{"missing value before another flag", "why --auth-key --json", 2, "--auth-key needs a value"},
-		{"value of the wrong kind", "why -c many", 2, "many"},
+		{"value of the wrong kind", "why -c many", 2, `-c cannot be "many"`},
 		{"flag of another command", "fail --json", 2, `unknown flag "--json"`},
 		{"unknown command", "wjy", 2, `unknown command "wjy"`},
 		{"unknown command with a near one", "kays", 2, `unknown command "kays": did you mean keys?`},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -96,9 +97,20 @@ func handleUsage(commands []*cli.Command) {
 	}
 }
 
-// onUsage turns a complaint of the flag package (a value of the wrong kind) into ours.
+// invalidValue is how the flag package complains of a value of the wrong kind.
+var invalidValue = regexp.MustCompile(`^invalid value (".*") for flag (-[^ :]+): `)
+
+// onUsage turns a complaint of the flag package into ours.
 func onUsage(c *cli.Context, err error, _ bool) error {
-	return &UsageError{Command: commandName(c), Message: strings.ReplaceAll(err.Error(), "\n", " ")}
+	message := strings.ReplaceAll(err.Error(), "\n", " ")
+	if m := invalidValue.FindStringSubmatch(message); m != nil {
+		dash := ""
+		if len(m[2]) > len("-c") {
+			dash = "-"
+		}
+		message = fmt.Sprintf("%s%s cannot be %s", dash, m[2], m[1])
+	}
+	return &UsageError{Command: commandName(c), Message: message}
 }
 
 func (l *line) unknownFlag(word, name string) error {
