@@ -189,6 +189,9 @@ func (c *Coordinator) loadPolicy(ctx context.Context, a Actor, accept string) (u
 		return 0, "", err
 	}
 	c.policyRefused(refusal{})
+	if found.Commit == "" {
+		return g, "the policy file is in force", nil
+	}
 	return g, "policy " + shortCommit(found.Commit) + " is in force", nil
 }
 
@@ -281,12 +284,8 @@ func (c *Coordinator) commitPolicy(ctx context.Context, a Actor, found PolicyTex
 	})
 }
 
-func shortCommit(id string) string {
-	if id == "" {
-		return "of the file"
-	}
-	return oneLine(id[:min(len(id), 12)], 12)
-}
+// shortCommit is a commit's id as people write it; empty for a plain file.
+func shortCommit(id string) string { return oneLine(id[:min(len(id), 12)], 12) }
 
 // PolicyStatus reports.
 func (c *Coordinator) PolicyStatus(ctx context.Context, a Actor) (PolicyStatus, error) {

@@ -37,23 +37,23 @@ type source interface {
 	Run(ctx context.Context) error
 }
 
-// serve runs a coordinator until ctx ends. Nothing is made on disk before the port is ours, so that a start that cannot serve
-// leaves nothing half done.
+// serve runs a coordinator until ctx ends. Nothing is made on disk before the port is ours and the policy's source makes sense, so that a
+// start that cannot serve leaves nothing half done.
 func serve(ctx context.Context, s settings, out io.Writer) error {
 	listener, err := listen(s.listen)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
+	policy, err := openPolicy(s.policy, s.dir)
+	if err != nil {
+		return err
+	}
 	dir, err := keydir.Open(s.dir)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	policy, err := openPolicy(s.policy, dir.Path)
-	if err != nil {
-		return err
-	}
 	store, err := sqlite.Open(ctx, dir.Database(), dir.Network)
 	if err != nil {
 		return err
@@ -137,9 +137,9 @@ func tlsFor(s settings, dir *keydir.Dir) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	switch {
 	case s.tls.cert != "":
-		cert, err := tls.LoadX509KeyPair(s.tls.cert, s.tls.key)
+		cert, err := s.tls.own()
 		if err != nil {
-			return nil, fmt.Errorf("cannot use --tls-cert %s with --tls-key %s: %v", s.tls.cert, s.tls.key, err)
+			return nil, err
 		}
 		config.Certificates = []tls.Certificate{cert}
 	case s.tls.acmeDomain != "":
@@ -153,6 +153,15 @@ func tlsFor(s settings, dir *keydir.Dir) (*tls.Config, error) {
 		config.GetCertificate = certificates.Get
 	}
 	return config, nil
+}
+
+// own reads the certificate that the flags name.
+func (t tlsSettings) own() (tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(t.cert, t.key)
+	if err != nil {
+		err = fmt.Errorf("cannot use --tls-cert %s with --tls-key %s: %v", t.cert, t.key, err)
+	}
+	return cert, err
 }
 
 // certificateHosts are the names under which this machine may be called.

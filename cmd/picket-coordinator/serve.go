@@ -170,7 +170,11 @@ func (t tlsSettings) check() error {
 	if t.cert != "" && t.acmeDomain != "" {
 		return &usageError{"--acme-domain gets a certificate of its own: leave out --tls-cert and --tls-key"}
 	}
-	return nil
+	if t.cert == "" {
+		return nil
+	}
+	_, err := t.own()
+	return err
 }
 
 func (p policySettings) check() error {
