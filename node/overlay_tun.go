@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.zx2c4.com/wireguard/conn"
 
 	"picket.internal/node/hostnet"
 	"picket.internal/wgtun"
@@ -42,7 +41,7 @@ func openTUN(c overlayConfig) (overlay, error) {
 		return nil, fmt.Errorf("ask the interface's name: %w", err)
 	}
 	tunnel, err := wgtun.New(wgtun.Config{
-		TUN: device, Bind: conn.NewDefaultBind(), Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, OnCut: c.onCut,
+		TUN: device, Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, OnCut: c.onCut,
 		Overlay: c.ranges, AllowLoopback: c.loopback,
 	})
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.zx2c4.com/wireguard/conn"
 
 	"picket.internal/wgtun"
 	"picket.internal/wgtun/userspace"
@@ -26,7 +25,7 @@ func openUserspace(c overlayConfig) (overlay, error) {
 		return nil, fmt.Errorf("make the network stack: %w", err)
 	}
 	tunnel, err := wgtun.New(wgtun.Config{
-		TUN: stack.Device(), Bind: conn.NewDefaultBind(), Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, OnCut: c.onCut,
+		TUN: stack.Device(), Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, OnCut: c.onCut,
 		Overlay: c.ranges, AllowLoopback: c.loopback,
 	})
 	if err != nil {

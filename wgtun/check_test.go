@@ -127,7 +127,6 @@ func TestNewRefusesWhatIsMissing(t *testing.T) {
 	whole := Config{TUN: nettest.NewTUN(DefaultMTU), Bind: nettest.New(1).Host(netip.MustParseAddr("192.0.2.1")).Bind(), Tunnel: key.NewTunnel(), Probe: key.NewProbe()}
 	for name, spoil := range map[string]func(*Config){
 		"TUN":        func(c *Config) { c.TUN = nil },
-		"Bind":       func(c *Config) { c.Bind = nil },
 		"tunnel key": func(c *Config) { c.Tunnel = key.TunnelPrivate{} },
 		"probe key":  func(c *Config) { c.Probe = key.ProbePrivate{} },
 	} {

@@ -61,10 +61,11 @@ func New(c Config) (*Tunnel, error) {
 	switch {
 	case c.TUN == nil:
 		return nil, errors.New("new tunnel: no TUN device")
-	case c.Bind == nil:
-		return nil, errors.New("new tunnel: no UDP sockets")
 	case c.Tunnel.IsZero() || c.Probe.IsZero():
 		return nil, errors.New("new tunnel: a key is missing")
+	}
+	if c.Bind == nil {
+		c.Bind = conn.NewDefaultBind()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

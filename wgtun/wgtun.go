@@ -29,7 +29,7 @@ const DefaultMTU = 1280
 // Config of a Tunnel. Run owns TUN and Bind and closes them; until Run is called they stay the caller's.
 type Config struct {
 	TUN    tun.Device
-	Bind   conn.Bind // UDP sockets; conn.NewDefaultBind() outside tests
+	Bind   conn.Bind // UDP sockets; nil: the system's
 	Port   uint16    // UDP port to listen on; 0 picks one
 	Tunnel key.TunnelPrivate
 	Probe  key.ProbePrivate

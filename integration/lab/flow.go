@@ -26,10 +26,7 @@ func port(addr string) string {
 }
 
 // Flow is an open connection that sends a line every 10 ms and hears it echoed.
-type Flow struct {
-	*Process
-	from int // where this flow's lines begin in the log
-}
+type Flow struct{ *Process }
 
 // Refusal is a connection that could not be opened.
 type Refusal struct {

@@ -28,7 +28,7 @@ var ErrMalformed = errors.New("malformed key")
 type DevicePublic [Size]byte
 
 // DevicePrivate signs everything a node says about itself.
-type DevicePrivate struct{ seed [Size]byte }
+type DevicePrivate struct{ signing }
 
 // TunnelPublic is a WireGuard static public key (X25519).
 type TunnelPublic [Size]byte
@@ -46,7 +46,31 @@ type ProbePrivate struct{ k [Size]byte }
 type CoordinatorPublic [Size]byte
 
 // CoordinatorPrivate signs maps and audit checkpoints (Ed25519).
-type CoordinatorPrivate struct{ seed [Size]byte }
+type CoordinatorPrivate struct{ signing }
+
+// signing is an Ed25519 private key as crypto/ed25519 has it, seed and then public half, so that signing need not derive the latter again.
+// It is an array, not a slice, so that keys compare and copy.
+type signing [ed25519.PrivateKeySize]byte
+
+func newSigning(seed [Size]byte) (s signing) {
+	copy(s[:], ed25519.NewKeyFromSeed(seed[:]))
+	return s
+}
+
+func (s *signing) parse(role string, b []byte) error {
+	var seed [Size]byte
+	if err := parse(role, b, &seed); err != nil {
+		return err
+	}
+	*s = newSigning(seed)
+	return nil
+}
+
+func (s *signing) seed() [Size]byte { return [Size]byte(s[:Size]) }
+
+func (s *signing) public() [Size]byte { return [Size]byte(s[Size:]) }
+
+func (s *signing) sign(msg []byte) []byte { return ed25519.Sign(s[:], msg) }
 
 // Fingerprint is the SHA-256 of a coordinator's public key, as carried after the # of a join string.
 type Fingerprint [sha256.Size]byte
@@ -69,10 +93,10 @@ func randomSeed() (s [Size]byte) {
 }
 
 // NewDevice makes a fresh device key.
-func NewDevice() DevicePrivate { return DevicePrivate{randomSeed()} }
+func NewDevice() DevicePrivate { return DevicePrivate{newSigning(randomSeed())} }
 
 // NewCoordinator makes a fresh coordinator key.
-func NewCoordinator() CoordinatorPrivate { return CoordinatorPrivate{randomSeed()} }
+func NewCoordinator() CoordinatorPrivate { return CoordinatorPrivate{newSigning(randomSeed())} }
 
 // NewTunnel makes a fresh tunnel key.
 func NewTunnel() TunnelPrivate { return TunnelPrivate{clamp(randomSeed())} }
@@ -89,12 +113,12 @@ func clamp(k [Size]byte) [Size]byte {
 
 // Public returns the public half.
 func (k DevicePrivate) Public() DevicePublic {
-	return DevicePublic(ed25519.NewKeyFromSeed(k.seed[:]).Public().(ed25519.PublicKey))
+	return DevicePublic(k.public())
 }
 
 // Public returns the public half.
 func (k CoordinatorPrivate) Public() CoordinatorPublic {
-	return CoordinatorPublic(ed25519.NewKeyFromSeed(k.seed[:]).Public().(ed25519.PublicKey))
+	return CoordinatorPublic(k.public())
 }
 
 // Public returns the public half.
@@ -120,7 +144,7 @@ func (k ProbePrivate) Bytes() [Size]byte { return k.k }
 
 // Sign signs msg in context c; 64 bytes.
 func (k DevicePrivate) Sign(c Context, msg []byte) []byte {
-	return ed25519.Sign(ed25519.NewKeyFromSeed(k.seed[:]), c.message(msg))
+	return k.sign(c.message(msg))
 }
 
 // Verify reports whether sig is k's signature of msg in context c. The zero key verifies nothing.
@@ -130,7 +154,7 @@ func (k DevicePublic) Verify(c Context, msg, sig []byte) bool {
 
 // Sign signs msg in context c; 64 bytes.
 func (k CoordinatorPrivate) Sign(c Context, msg []byte) []byte {
-	return ed25519.Sign(ed25519.NewKeyFromSeed(k.seed[:]), c.message(msg))
+	return k.sign(c.message(msg))
 }
 
 // Verify reports whether sig is k's signature of msg in context c. The zero key verifies nothing.
@@ -140,7 +164,7 @@ func (k CoordinatorPublic) Verify(c Context, msg, sig []byte) bool {
 
 // X509 returns the key as a signer for the coordinator's certificate authority.
 // A certificate's to-be-signed part begins with a DER sequence byte, a message of ours with "picket/1": neither passes for the other.
-func (k CoordinatorPrivate) X509() crypto.Signer { return ed25519.NewKeyFromSeed(k.seed[:]) }
+func (k CoordinatorPrivate) X509() crypto.Signer { return ed25519.PrivateKey(k.signing[:]) }
 
 // Fingerprint is what join strings carry.
 func (k CoordinatorPublic) Fingerprint() Fingerprint { return sha256.Sum256(k[:]) }
@@ -267,7 +291,7 @@ func (k *CoordinatorPublic) UnmarshalText(b []byte) error {
 
 // MarshalText writes the secret: for files of mode 0600 only.
 func (k DevicePrivate) MarshalText() ([]byte, error) {
-	return []byte(text(roleDevicePrivate, k.seed)), nil
+	return []byte(text(roleDevicePrivate, k.seed())), nil
 }
 
 // MarshalText writes the secret: for files of mode 0600 only.
@@ -282,10 +306,12 @@ func (k ProbePrivate) MarshalText() ([]byte, error) {
 
 // MarshalText writes the secret: for files of mode 0600 only.
 func (k CoordinatorPrivate) MarshalText() ([]byte, error) {
-	return []byte(text(roleCoordinatorPrivate, k.seed)), nil
+	return []byte(text(roleCoordinatorPrivate, k.seed())), nil
 }
 
-func (k *DevicePrivate) UnmarshalText(b []byte) error { return parse(roleDevicePrivate, b, &k.seed) }
+func (k *DevicePrivate) UnmarshalText(b []byte) error {
+	return k.parse(roleDevicePrivate, b)
+}
 
 func (k *TunnelPrivate) UnmarshalText(b []byte) error {
 	if err := parse(roleTunnelPrivate, b, &k.k); err != nil {
@@ -304,5 +330,5 @@ func (k *ProbePrivate) UnmarshalText(b []byte) error {
 }
 
 func (k *CoordinatorPrivate) UnmarshalText(b []byte) error {
-	return parse(roleCoordinatorPrivate, b, &k.seed)
+	return k.parse(roleCoordinatorPrivate, b)
 }
