@@ -301,7 +301,13 @@ func TestRulesThatMustNotHold(t *testing.T) {
 	same.SameOwner = true
 	passes(t, "same owner", newFilter(t, same).Egress(udp(at(self4, 5000), at(alice4, 53), 1)))
 	same.Dst = roles(roleBob)
-	refused(t, "tagged node, though neither has an owner's name", newFilter(t, same).Egress(udp(at(self4, 5000), at(bob4, 53), 1)), ReasonNoRule)
+	f := newFilter(t, same)
+	toBob := udp(at(self4, 5000), at(bob4, 53), 1)
+	refused(t, "another owner", f.Egress(toBob), ReasonNoRule)
+	rs := f.policyForTest()
+	rs.Subjects[0].Owner = ""
+	f.Swap(&Policy{Self: "self", Rules: rs, NotAfter: time.Now().Add(time.Hour)})
+	refused(t, "two tagged nodes, though neither has an owner", f.Egress(toBob), ReasonNoRule)
 }
 
 // A prefix with bits behind its mask, or of mapped addresses, means nothing (R34).
@@ -387,6 +393,12 @@ func TestICMPErrors(t *testing.T) {
 		passes(t, "about ours", f.Ingress(unreachable(alice, self, ours)))
 		passes(t, "about ours, cut short", f.Ingress(unreachable(alice, self, ours[:ipHeader+8])))
 		passes(t, "about theirs", f.Egress(unreachable(self, alice, udp(at(alice, 6000), at(self, 53), 30))))
+
+		// The unused bytes of an error read like the id 0 of an echo.
+		pings := newFilter(t, inRule(whole4(acl.ICMP), whole4(acl.ICMPv6)))
+		passes(t, "request of id 0", pings.Ingress(echo(alice, self, 0, false)))
+		passes(t, "reply of id 0", pings.Egress(echo(self, alice, 0, true)))
+		refused(t, "quoting an error beside an echo of id 0", pings.Ingress(unreachable(alice, self, unreachable(self, alice, ours))), ReasonICMPQuote)
 
 		c := dial(t, f, at(self, 40000), at(alice, 80), true)
 		passes(t, "data", c.send(fACK, 100))

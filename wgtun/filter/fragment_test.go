@@ -195,8 +195,9 @@ func TestFragmentedEcho(t *testing.T) {
 	whole := icmp(self4, alice4, packet.EchoRequest4, 0, make([]byte, 2004))[20:]
 	passes(t, "first", f.Egress(piece4(self4, alice4, 1, 9, 0, true, whole[:1000])))
 	passes(t, "last", f.Egress(piece4(self4, alice4, 1, 9, 1000, false, whole[1000:])))
-	errors := unreachable(alice4, self4, udp(at(self4, 1), at(alice4, 2), 200))[20:]
-	refused(t, "error in fragments", f.Ingress(piece4(alice4, self4, 1, 9, 0, true, errors[:64])), ReasonICMPQuote)
+	about := unreachable(alice4, self4, append(echo(self4, alice4, 0, false), make([]byte, 28)...))[20:]
+	passes(t, "error in one", f.Ingress(ip(alice4, self4, 1, about)))
+	refused(t, "error in fragments", f.Ingress(piece4(alice4, self4, 1, 9, 0, true, about[:56])), ReasonICMPQuote)
 }
 
 // Data of which only the first fragment shows its length must not put the rest of the connection out of window.

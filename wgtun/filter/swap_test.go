@@ -220,6 +220,7 @@ func TestIntersect(t *testing.T) {
 	f.Swap(Intersect(Intersect(old, next, nil), third, nil))
 	refused(t, "not in the first", syn(83), ReasonNoRule)
 	refused(t, "in first and third only", f.Egress(seg{from: at(self4, 1), to: at(alice4, 81), flags: fSYN}.bytes()), ReasonNoRule)
+	refused(t, "in second and third only", f.Egress(seg{from: at(self4, 1), to: at(alice4, 82), flags: fSYN}.bytes()), ReasonNoRule)
 	passes(t, "in all three", syn(80))
 
 	for name, p := range map[string]*Policy{
@@ -642,6 +643,19 @@ func TestFloodOfOnePeerLeavesRoomForOthers(t *testing.T) {
 	}
 	if st := f.Stats(); st.FlowTableFull == 0 || st.Flows > limit || st.IngressDenied["flows-full"] != st.FlowTableFull {
 		t.Errorf("stats %+v", st)
+	}
+}
+
+// What a peer may always hold is no way around the bound of the whole.
+func TestFlowTableIsBoundedInTotal(t *testing.T) {
+	f := NewWithLimits(Limits{Flows: floor + 4, Fragments: 1})
+	f.Swap(policyOf(acl.Rule{Src: roles(roleAny), Dst: roles(roleSelf), Ports: []acl.Ports{udpPort(53)}}))
+	for i := range uint16(2 * floor) {
+		f.Ingress(udp(at(alice4, 1000+i), at(self4, 53), 1))
+		f.Ingress(udp(at(bob4, 1000+i), at(self4, 53), 1))
+	}
+	if n := len(f.Flows()); n != floor+4 {
+		t.Errorf("%d flows, want %d", n, floor+4)
 	}
 }
 
