@@ -308,3 +308,37 @@ func TestCertificates_badOnesOmitThatPeerAlone(t *testing.T) {
 		})
 	}
 }
+
+// TestSharedKeys_omitWhoShowsThemAlone is about a peer that is one by right and signs, in its own certificate, a key that is not its own. The
+// tunnel refuses two peers of one key; were the map refused with them, that peer could keep what the map takes away from it.
+func TestSharedKeys_omitWhoShowsThemAlone(t *testing.T) {
+	for _, test := range []struct {
+		outcome string
+		spoil   func(w *world, evil, b *peer)
+		want    []acl.NodeID
+	}{
+		{"another peer's tunnel key", func(_ *world, evil, b *peer) { evil.tunnel = b.tunnel }, []acl.NodeID{"c"}},
+		{"another peer's probe key", func(_ *world, evil, b *peer) { evil.probe = b.probe }, []acl.NodeID{"c"}},
+		{"another peer's tunnel key as probe key", func(_ *world, evil, b *peer) { evil.probe = key.ProbePublic(b.tunnel) }, []acl.NodeID{"c"}},
+		{"this node's tunnel key", func(w *world, evil, _ *peer) { evil.tunnel = w.node.id.node.Tunnel.Public() }, []acl.NodeID{"b", "c"}},
+		{"this node's probe key", func(w *world, evil, _ *peer) { evil.probe = w.node.id.node.Probe.Public() }, []acl.NodeID{"b", "c"}},
+	} {
+		t.Run(test.outcome, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.join()
+				evil, b, c := newPeer("a", "100.64.0.2"), newPeer("b", "100.64.0.3"), newPeer("c", "100.64.0.4")
+				w.send(w.signed(5, content(evil.entry(), b.entry(), c.entry(), newPeer("d", "100.64.0.5").entry())))
+				test.spoil(w, evil, b)
+				w.send(w.signed(6, content(evil.entry(), b.entry(), c.entry()))) // d is removed
+				s := w.overlay().last()
+				if s.Generation != 6 || !slices.Equal(nodesOf(s), test.want) {
+					t.Errorf("generation %d with peers %v, want 6 with %v", s.Generation, nodesOf(s), test.want)
+				}
+				if p := w.node.view.Load().peers(time.Now()); !strings.Contains(p[0].Refused, "another node, or this one, has too") {
+					t.Errorf("the peer is refused with %q", p[0].Refused)
+				}
+			})
+		})
+	}
+}

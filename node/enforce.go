@@ -132,7 +132,7 @@ func (n *Node) enforce() (cut int, err error) {
 		n.end(endExpired)
 		return 0, errors.New("this node's login ended")
 	}
-	n.map_.judged = judge(h.content, n.id.peers.Known, now, n.clock.offset)
+	n.map_.judged = judge(h.content, n.id.peers.Known, n.id.shown(), now, n.clock.offset)
 	n.warnRefused()
 	if !now.Before(n.leaseEnd()) {
 		n.setTimer(time.Time{})

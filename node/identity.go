@@ -107,6 +107,11 @@ func (id *identity) meet(met map[acl.NodeID]key.DevicePublic) error {
 	return id.dir.SavePeers(id.peers)
 }
 
+// shown are the keys that this node shows its peers.
+func (id *identity) shown() shownKeys {
+	return shownKeys{id.node.Tunnel.Public(), id.node.Probe.Public()}
+}
+
 // certificate returns the certificate to show at time now of the coordinator's clock, making a new one when the one on disk does not fit
 // the keys or the node, or half of its life is gone. A new one is on disk before it is shown, so that serials never repeat.
 func (id *identity) certificate(now time.Time) ([]byte, error) {

@@ -24,8 +24,9 @@ type judgement struct {
 }
 
 // judge decides which peers are used at time now of the coordinator's clock, offset ahead of this host's. A peer refused leaves the others
-// as they are; its subject is left out of the rules, so that a packet to it is refused at once rather than lost.
-func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, now time.Time, offset time.Duration) judgement {
+// as they are; its subject is left out of the rules, so that a packet to it is refused at once rather than lost. So must everything be that
+// a peer chooses itself: were one able to have the map refused whole, it could keep what a newer map takes away. own are this node's keys.
+func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, own shownKeys, now time.Time, offset time.Duration) judgement {
 	j := judgement{
 		refused: make(map[acl.NodeID]string),
 		changed: make(map[acl.NodeID]key.DevicePublic),
@@ -33,8 +34,9 @@ func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, now time.T
 	}
 	used := c
 	used.Peers = nil
-	for _, p := range c.Peers {
-		cert, err := judgePeer(p, known, now)
+	verdicts := judgePeers(c.Peers, known, own, now)
+	for i, p := range c.Peers {
+		cert, err := verdicts[i].cert, verdicts[i].err
 		if err != nil {
 			j.refused[p.Node] = err.Error()
 			if errors.Is(err, errDeviceKey) {
@@ -59,6 +61,41 @@ func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, now time.T
 
 // errDeviceKey is wrapped when a peer shows another device key than it was known by.
 var errDeviceKey = errors.New("its device key changed")
+
+// errSharedKey refuses every peer that shows a key which another peer, or this node, shows too: whose it is cannot be known here.
+var errSharedKey = errors.New("its certificate has a key that another node, or this one, has too: ask the coordinator's operator to look at it")
+
+// shownKeys are the tunnel and probe key of one node.
+type shownKeys struct {
+	tunnel key.TunnelPublic
+	probe  key.ProbePublic
+}
+
+// judged is a peer's certificate, and what stands against the peer.
+type judged struct {
+	cert key.Certificate
+	err  error
+}
+
+// judgePeers judges each peer by itself, and then what those that are left show together. Keys of both kinds are counted as one kind: they
+// are 32 random bytes.
+func judgePeers(peers []protocol.Peer, known map[acl.NodeID]key.DevicePublic, own shownKeys, now time.Time) []judged {
+	shown := map[[key.Size]byte]int{own.tunnel: 1, own.probe: 1}
+	out := make([]judged, len(peers))
+	for i, p := range peers {
+		cert, err := judgePeer(p, known, now)
+		if out[i] = (judged{cert, err}); err == nil {
+			shown[cert.Tunnel]++
+			shown[cert.Probe]++
+		}
+	}
+	for i, j := range out {
+		if j.err == nil && (shown[j.cert.Tunnel] > 1 || shown[j.cert.Probe] > 1) {
+			out[i].err = errSharedKey
+		}
+	}
+	return out
+}
 
 // judgePeer verifies one peer's certificate under the device key it is known by.
 func judgePeer(p protocol.Peer, known map[acl.NodeID]key.DevicePublic, now time.Time) (key.Certificate, error) {
