@@ -31,6 +31,10 @@ func throttled(after time.Duration) error {
 		Code: protocol.CodeThrottled, Message: "too many requests from this address: try again in a moment"}}, after}
 }
 
+// errStopping ends what is held when the program ends. An empty answer would tell a waiting node that this is no coordinator at all.
+var errStopping = &refusal{http.StatusServiceUnavailable, protocol.Problem{
+	Code: protocol.CodeUnavailable, Message: "the coordinator is stopping: try again in a moment"}}
+
 func badRequest(message string) error {
 	return &refusal{http.StatusBadRequest, protocol.Problem{Code: protocol.CodeBadRequest, Message: message}}
 }
@@ -71,7 +75,7 @@ var statuses = map[string]int{
 // refuse answers with a Problem.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil && errors.Is(err, context.Canceled) {
-		return // nobody is there to read it
+		err = errStopping // or nobody is there to read it
 	}
 	p, internal := problemOf(err)
 	if internal {

@@ -142,6 +142,7 @@ type server struct {
 	*httptest.Server
 	fake *fake
 	log  *syncBuffer
+	stop context.CancelFunc // ends the program
 }
 
 type syncBuffer struct {
@@ -172,6 +173,7 @@ func serve(t *testing.T, c Config) *server {
 	ctx, cancel := context.WithCancel(t.Context())
 	s.Server = httptest.NewUnstartedServer(h)
 	s.Config.BaseContext = func(net.Listener) context.Context { return ctx }
+	s.stop = cancel
 	s.Start()
 	t.Cleanup(func() { cancel(); s.Close() })
 	return s

@@ -278,6 +278,20 @@ func TestWaitIsHeldWithinSlots(t *testing.T) {
 	wg.Wait()
 }
 
+// TestWaitEndsWithProgram: a node that waits is told to try again, not answered with nothing, which it took for a stranger's answer.
+func TestWaitEndsWithProgram(t *testing.T) {
+	s := serve(t, Config{})
+	s.fake.wait = func(ctx context.Context) (protocol.WaitAnswer, error) {
+		s.stop()
+		<-ctx.Done()
+		return protocol.WaitAnswer{}, ctx.Err()
+	}
+	resp, p, _ := s.ask(t, s.request(t, "POST", protocol.PathWait, "application/json", strings.NewReader(`{"ticket":"t","secret":"s"}`)))
+	if resp.StatusCode != 503 || p.Code != protocol.CodeUnavailable || !strings.Contains(p.Message, "try again") {
+		t.Errorf("%s %+v", resp.Status, p)
+	}
+}
+
 func TestWebhook(t *testing.T) {
 	const secret, body = "0123456789abcdef-secret", `{"ref":"refs/heads/main"}`
 	sign := func(secret, body string) string {
