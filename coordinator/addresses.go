@@ -62,7 +62,7 @@ func (ch *change) freeAddress4() (netip.Addr, error) {
 			return a, nil
 		}
 	}
-	return netip.Addr{}, refuse(protocol.CodeExhausted, "every address of %s is in use, or was within the last 30 days: remove nodes that are gone, or set up a larger range", pool)
+	return netip.Addr{}, refuse(protocol.CodeExhausted, "every address of %s is in use, or rests for 30 days after its node was removed: start the coordinator with a larger --addresses4 that holds this range", pool)
 }
 
 // size is how many addresses an IPv4 range has.

@@ -128,9 +128,9 @@ func arguments(c *cli.Context, n int, form string) ([]string, error) {
 	if c.NArg() == n {
 		return c.Args().Slice(), nil
 	}
-	name := c.Command.FullName()
+	name := strings.TrimPrefix(c.Command.HelpName, "picket-coordinator ")
 	if form == "" {
-		return nil, &usageError{fmt.Sprintf("%s takes no arguments; see %s --help", name, name)}
+		return nil, &usageError{fmt.Sprintf("%s takes no arguments; see picket-coordinator %s --help", name, name)}
 	}
-	return nil, &usageError{fmt.Sprintf("%s takes %s; see %s --help", name, form, name)}
+	return nil, &usageError{fmt.Sprintf("%s takes %s; see picket-coordinator %s --help", name, form, name)}
 }

@@ -50,7 +50,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "policy-known-hosts", Usage: "`FILE` with the host key of a ssh:// repository's server"},
 		&cli.DurationFlag{Name: "policy-poll", Value: 30 * time.Second, Usage: "look for a newer policy every so `LONG`"},
 		&cli.StringFlag{Name: "webhook-secret", Usage: "`FILE` with the secret of the Git host's webhook, which goes to URL/picket/v1/webhook"},
-		&cli.StringFlag{Name: "addresses4", Value: "100.64.0.0/10", Usage: "overlay IPv4 `RANGE`; it cannot be changed while nodes have addresses from it"},
+		&cli.StringFlag{Name: "addresses4", Value: "100.64.0.0/10", Usage: "overlay IPv4 `RANGE`; it can only grow once nodes have addresses from it"},
 		&cli.StringFlag{Name: "addresses6", Value: "fd70:696b:6574::/48", Usage: "overlay IPv6 `RANGE`"},
 		&cli.DurationFlag{Name: "lease", Value: 12 * time.Hour, Usage: "how `LONG` nodes may go on without hearing from the coordinator"},
 		&cli.StringSliceFlag{Name: "trusted-proxy", Usage: "believe X-Forwarded-For from this `ADDRESS` or range (repeat for more)"},
