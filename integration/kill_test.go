@@ -39,6 +39,30 @@ var causes = []cause{
 		func(n *network) { n.operate("nodes", "quarantine", "db", "--off", "--wait") }},
 	{"source removed", func(n *network) { n.operate("nodes", "remove", "alice", "--wait") },
 		func(n *network) { n.joinByURL(n.nodes["alice"], n.people["alice"], "alice") }},
+	{"destination removed", func(n *network) { n.operate("nodes", "remove", "db", "--wait") },
+		func(n *network) { n.rejoin("db", "tag:db") }},
+	{"source logged out", func(n *network) { n.run("alice", "logout") },
+		func(n *network) { n.joinByURL(n.nodes["alice"], n.people["alice"], "alice") }},
+	{"destination taken down", func(n *network) { n.run("db", "down") }, func(n *network) { n.run("db", "up") }},
+	{"person removed", func(n *network) { n.operate("users", "remove", "alice@example.com", "--wait") }, func(n *network) {
+		delete(n.people, "alice") // the same address again is another person, who inherits nothing
+		n.joinByURL(n.nodes["alice"], n.person("alice"), "alice")
+	}},
+}
+
+// run runs a command of a node that must succeed.
+func (n *network) run(node string, args ...string) {
+	n.t.Helper()
+	_, err := n.nodes[node].CLI(n.ctx, args...)
+	n.must(err)
+}
+
+// rejoin has a removed server join again, with a new key of its tag.
+func (n *network) rejoin(node, tag string) {
+	n.t.Helper()
+	key, err := n.coordinator.AuthKey(n.ctx, "--tag", tag)
+	n.must(err)
+	n.run(node, "up", "--auth-key", key, "--hostname", node)
 }
 
 // kind is a kind of flow: begin opens one, and returns when its last byte came back, and whether it goes on.
@@ -86,6 +110,7 @@ func pings(v6 bool, size int) func(*network) probe {
 // TestKillPath is the matrix: every cause cuts every kind of flow in time, and each works again at once when access is restored.
 func TestKillPath(t *testing.T) {
 	n := newNetwork(t, false, policyFor(openPorts))
+	n.person("carol") // the first administrator stays when alice goes
 	n.laptop("alice")
 	db := n.server("db", "tag:db")
 	_, err := db.Host.Serve(n.ctx, "tcp", "[::]:5432")

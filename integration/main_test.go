@@ -96,6 +96,7 @@ type network struct {
 	ctx         context.Context
 	coordinator *lab.Coordinator
 	policy      *lab.PolicyRepo
+	founded     bool // the first administrator has an account
 	people      map[string]*lab.Person
 	nodes       map[string]*lab.Node
 }
@@ -145,11 +146,12 @@ func (n *network) person(name string) *lab.Person {
 	}
 	p := lab.NewPerson(name+"@example.com", secret)
 	link := n.coordinator.Setup
-	if len(n.people) > 0 {
+	if n.founded {
 		var err error
 		link, err = n.coordinator.Invite(n.ctx, p.Login)
 		n.must(err)
 	}
+	n.founded = true
 	n.must(n.host(name).SetUp(n.ctx, p, link))
 	n.people[name] = p
 	return p
