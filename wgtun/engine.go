@@ -31,8 +31,13 @@ type engine interface {
 // wireguard is the engine outside tests.
 type wireguard struct{ *device.Device }
 
+// newWireguard makes a device whose peers keep the endpoints they are added with: each names its peer, and where that is the path layer
+// decides. A device that roams takes over the endpoint a datagram came under, which names whoever proved its source address, and
+// would send one peer's traffic to another who once had that address.
 func newWireguard(t tun.Device, b conn.Bind, l *device.Logger) engine {
-	return wireguard{device.NewDevice(t, b, l)}
+	d := device.NewDevice(t, b, l)
+	d.DisableSomeRoamingForBrokenMobileSemantics()
+	return wireguard{d}
 }
 
 func (w wireguard) Handshake(k key.TunnelPublic) {

@@ -43,6 +43,7 @@ type node struct {
 	tk     key.TunnelPrivate
 	pk     key.ProbePrivate
 	tun    *nettest.TUN
+	host   *nettest.Host // where the tunnel's sockets are
 	tunnel *Tunnel
 	stop   func()
 
@@ -104,7 +105,7 @@ func (n *node) start(arrange func(*Tunnel)) {
 	if arrange != nil {
 		arrange(t)
 	}
-	n.tunnel = t
+	n.tunnel, n.host = t, host
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- t.Run(ctx) }()
