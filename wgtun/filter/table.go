@@ -49,7 +49,7 @@ func (b *share) release(mine *atomic.Int64) {
 // An ICMP echo has its id as the requester's port and 0 as the other's.
 type key struct {
 	local, remote packet.Addr
-	meta          uint64 // local port, remote port, who asks in an echo, protocol: bits 32, 16, 8, 0
+	meta          uint64 // family, local port, remote port, who asks in an echo, protocol: bits 48, 32, 16, 8, 0
 }
 
 // set makes k the key of the flow that a packet belongs to; mayOpen is false for echo replies, which never open one. Of ICMP only echo
@@ -71,6 +71,10 @@ func (k *key) set(v *packet.View, dir direction) (mayOpen bool) {
 		src, dst = dst, src
 	}
 	k.meta = uint64(src)<<32 | uint64(dst)<<16 | asks<<8 | uint64(v.Proto())
+	if v.IsIPv6() {
+		// Or an IPv6 packet between mapped addresses would pass in the flow of the IPv4 ones.
+		k.meta |= 1 << 48
+	}
 	return mayOpen
 }
 
