@@ -11,14 +11,16 @@ import (
 	"sync"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// Bounds of inbound forwarding. Beyond them a connection is refused, never queued.
+// Bounds of inbound forwarding, shared among peers (see share). Beyond them a connection is refused, never queued.
 const (
-	maxTCPHandshakes   = 128 // opened by a peer and not yet answered by localhost
+	maxTCPHandshakes   = 128 // opened by a peer, and not yet answered by localhost or not finished by the peer
+	maxTCPRefusals     = 128 // handshakes above those, on their way to be refused
 	maxTCPConnections  = 1024
 	maxUDPFlows        = 256 // each may hold two datagrams of 64 KiB
 	localDialTimeout   = 5 * time.Second
@@ -39,9 +41,10 @@ type forwarder struct {
 	dial  DialFunc
 	tcp   *tcp.Forwarder
 
-	tcpSlots, udpSlots chan struct{}
-
 	mu       sync.Mutex // guards what follows
+	opening  share      // of handshakes
+	open     share      // of TCP connections, those opening too
+	udp      share      // of UDP flows
 	ended    bool       // no new work
 	work     sync.WaitGroup
 	halfOpen map[stack.TransportEndpointID]bool // connections whose handshake the peer has not finished
@@ -59,11 +62,12 @@ func (s *Stack) ForwardInbound(ctx context.Context, dial func(ctx context.Contex
 		stack:    s,
 		ctx:      ctx,
 		dial:     dial,
-		tcpSlots: make(chan struct{}, maxTCPConnections),
-		udpSlots: make(chan struct{}, maxUDPFlows),
+		opening:  newShare(maxTCPHandshakes),
+		open:     newShare(maxTCPConnections),
+		udp:      newShare(maxUDPFlows),
 		halfOpen: make(map[stack.TransportEndpointID]bool),
 	}
-	f.tcp = tcp.NewForwarder(s.ip, defaultReceiveSize, maxTCPHandshakes, f.serveTCP)
+	f.tcp = tcp.NewForwarder(s.ip, defaultReceiveSize, maxTCPHandshakes+maxTCPRefusals, f.serveTCP)
 	if !s.inbound.CompareAndSwap(nil, f) {
 		return errors.New("forward inbound connections: already running")
 	}
@@ -79,20 +83,20 @@ func (s *Stack) ForwardInbound(ctx context.Context, dial func(ctx context.Contex
 	return nil
 }
 
-// begin admits one piece of work when a slot is free and the forwarder has not ended; done must then be called.
-func (f *forwarder) begin(slots chan struct{}) (done func(), ok bool) {
+// begin admits one piece of work for a peer when the peer's share has room and the forwarder has not ended; done must then be called.
+func (f *forwarder) begin(of *share, peer tcpip.Address) (done func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ended {
-		return nil, false
-	}
-	select {
-	case slots <- struct{}{}:
-	default:
+	if f.ended || !of.take(peer) {
 		return nil, false
 	}
 	f.work.Add(1)
-	return func() { <-slots; f.work.Done() }, true
+	return func() {
+		f.mu.Lock()
+		of.release(peer)
+		f.mu.Unlock()
+		f.work.Done()
+	}, true
 }
 
 // end refuses new work and waits for the rest, which ctx has ended. Handshakes that wait for a peer are aborted, again and again:

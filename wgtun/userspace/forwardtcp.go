@@ -21,27 +21,42 @@ func (s *Stack) inboundTCP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 
 // serveTCP carries one connection from its first SYN to its end. It runs on a goroutine of its own, which gVisor starts.
 func (f *forwarder) serveTCP(r *tcp.ForwarderRequest) {
-	done, ok := f.begin(f.tcpSlots)
+	done, ok := f.begin(&f.open, r.ID().RemoteAddress)
 	if !ok {
 		r.Complete(true)
 		return
 	}
 	defer done()
-	local, err := f.dialLocal("tcp", r.ID().LocalPort)
-	if err != nil {
-		r.Complete(true) // the peer sees the refusal that localhost gave us
+	queue := new(waiter.Queue)
+	local, ep, ok := f.openTCP(r, queue)
+	if !ok {
 		return
 	}
 	defer local.Close()
-	queue := new(waiter.Queue)
-	ep, accepted := f.accept(r, queue)
-	if !accepted {
-		reset(local)
-		return
-	}
 	remote := gonet.NewTCPConn(queue, ep)
 	defer remote.Close()
 	splice(f.ctx, local, remote, ep)
+}
+
+// openTCP joins the peer to localhost, or refuses the peer.
+func (f *forwarder) openTCP(r *tcp.ForwarderRequest, queue *waiter.Queue) (net.Conn, tcpip.Endpoint, bool) {
+	opened, ok := f.begin(&f.opening, r.ID().RemoteAddress)
+	if !ok {
+		r.Complete(true)
+		return nil, nil, false
+	}
+	defer opened()
+	local, err := f.dialLocal("tcp", r.ID().LocalPort)
+	if err != nil {
+		r.Complete(true) // the peer sees the refusal that localhost gave us
+		return nil, nil, false
+	}
+	ep, accepted := f.accept(r, queue)
+	if !accepted {
+		reset(local)
+		return nil, nil, false
+	}
+	return local, ep, true
 }
 
 // accept finishes the handshake with the peer, or fails when the peer or the forwarder has gone.

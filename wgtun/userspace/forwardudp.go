@@ -21,7 +21,7 @@ func (s *Stack) inboundUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 	if f == nil {
 		return false
 	}
-	done, ok := f.begin(f.udpSlots)
+	done, ok := f.begin(&f.udp, id.RemoteAddress)
 	if !ok {
 		return false
 	}
