@@ -123,6 +123,9 @@ func (ch *change) spendKey(hash [32]byte, k AuthKeyRow) error {
 		return refuse(protocol.CodeAuthKey, "this auth key is %s: ask for a new one", s)
 	}
 	if k.User != "" {
+		if ch.c.emergency.gone(k.User) {
+			return refuse(protocol.CodeAuthKey, "who made this auth key was removed: ask for a new one")
+		}
 		if _, err := reachOf(ch, Actor{Kind: ActorUser, User: k.User}, rightAuthKeys); isStorage(err) {
 			return err
 		} else if err != nil {

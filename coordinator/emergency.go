@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -50,7 +51,7 @@ type emergency struct {
 type unsettled struct {
 	victim victim
 	actor  Actor
-	commit func(*change) error
+	commit func(*change, victim) error
 }
 
 // floor is the generation every commit must exceed.
@@ -134,13 +135,6 @@ func (c *Coordinator) revoke(ctx context.Context, a Actor, pick func(people) (vi
 	// The caller's going away does not undo what was asked, and a deadline of our own keeps a hanging disk from delaying it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTime)
 	defer cancel()
-	again := func(ch *change) error {
-		v, err := pick(ch.Tx)
-		if err != nil {
-			return err
-		}
-		return commit(ch, v)
-	}
 	var v victim
 	g, err := c.update(ctx, a, func(ch *change) (err error) {
 		if v, err = pick(ch.Tx); err != nil {
@@ -155,7 +149,7 @@ func (c *Coordinator) revoke(ctx context.Context, a Actor, pick func(people) (vi
 	if !isStorage(err) {
 		return Change{}, err
 	}
-	return c.cutOff(ctx, unsettled{actor: a, commit: again}, pick, err)
+	return c.cutOff(ctx, unsettled{actor: a, commit: commit}, pick, err)
 }
 
 // cutOff makes a revocation that storage refused for cause take effect in memory.
@@ -191,13 +185,33 @@ func (w *world) snapshot() snapshot {
 	return s
 }
 
+// again does u on disk, unless it is so already: the commit may have succeeded, and only its reading back failed. Whom it cuts off, and that
+// its actor may, was settled when it took effect: since then the victim may have another name, and the actor be gone, and it stands.
+func (u unsettled) again(ch *change) error {
+	v := u.victim
+	if v.user != "" {
+		_, err := ch.UserByID(v.user)
+		if errors.Is(err, ErrNoRow) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return u.commit(ch, v)
+	}
+	n, err := ch.NodeByID(v.node)
+	if err != nil || !n.Removed.IsZero() {
+		return err
+	}
+	return u.commit(ch, v)
+}
+
 // settle tries again what is not on disk, and reads the world again when that failed after a commit.
 func (c *Coordinator) settle(ctx context.Context) {
 	stale, waiting := c.emergency.due()
 	for _, u := range waiting {
-		// A refusal means that it is so already: the commit had succeeded, and only its reading back had failed.
 		attempt, cancel := context.WithTimeout(ctx, revokeTime)
-		if _, err := c.update(attempt, u.actor, u.commit); !isStorage(err) {
+		if _, err := c.update(attempt, u.actor, u.again); err == nil {
 			c.emergency.settled(u.victim)
 			c.log.Info("a revocation is on disk now", "summary", u.victim.summary)
 		}

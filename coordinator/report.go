@@ -154,6 +154,9 @@ func newestSerial(n NodeRow) (uint64, bool) {
 func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, facts protocol.Facts, certificate []byte) error {
 	_, err := c.update(ctx, a, func(ch *change) error {
 		n, err := ch.NodeByID(id)
+		if err != nil && !errors.Is(err, ErrNoRow) {
+			return err
+		}
 		if err != nil || !n.Removed.IsZero() {
 			return refuse(protocol.CodeRemoved, "this node was removed from the network: join again with picket up")
 		}
@@ -162,6 +165,9 @@ func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, fa
 		}
 		var what []string
 		if !bytes.Equal(n.Certificate, certificate) {
+			if err := ch.keysFree(n, certificate); err != nil {
+				return err
+			}
 			what = append(what, "new key certificate")
 		}
 		if n.Facts != facts {
@@ -178,6 +184,19 @@ func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, fa
 	return err
 }
 
+// keysFree refuses a certificate with a key that another node has: a node may sign what it likes, and peers of both could use neither.
+func (ch *change) keysFree(n NodeRow, signed []byte) error {
+	cert, err := key.OpenCertificate(signed, string(n.ID), n.Device, ch.Now())
+	if err != nil {
+		return refuse(protocol.CodeBadRequest, "the node's key certificate was refused: %s", err)
+	}
+	taken, err := ch.KeysTaken(n.ID, cert.Tunnel, cert.Probe)
+	if err == nil && taken {
+		return refuse(protocol.CodeBadRequest, "the node's key certificate has a key that is another node's: its state is a copy of that node's; remove it and join again")
+	}
+	return err
+}
+
 // Evidence takes what a node saw of a misbehaving peer, and writes it into the audit log: at most a few records a minute from one node,
 // whose counts include what was left out.
 func (s *Session) Evidence(ctx context.Context, e protocol.Evidence) error {
@@ -187,8 +206,9 @@ func (s *Session) Evidence(ctx context.Context, e protocol.Evidence) error {
 	if e.Kind != "egress-bypass" {
 		return refuse(protocol.CodeBadRequest, "the coordinator does not know this kind of evidence")
 	}
-	if _, ok := s.c.world.Load().nodes[e.Peer]; !ok {
-		return refuse(protocol.CodeBadRequest, "the evidence is about no node of this network")
+	w := s.c.world.Load()
+	if _, ok := w.nodes[s.node]; !ok || !s.c.mapOf(w, s.node).hasPeer(e.Peer) { // the same of strangers and of nobody (R30)
+		return refuse(protocol.CodeBadRequest, "the evidence is about no peer of this node")
 	}
 	count, ok := s.c.budgets.of(s.node).countEvidence(e.Count)
 	if !ok {

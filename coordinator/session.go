@@ -222,6 +222,9 @@ func (s *Session) Logout(ctx context.Context) error {
 	}
 	pick := func(p people) (victim, error) {
 		n, err := p.NodeByID(s.node)
+		if err != nil && !errors.Is(err, ErrNoRow) {
+			return victim{}, err
+		}
 		if err != nil || !n.Removed.IsZero() {
 			return victim{}, refuse(protocol.CodeRemoved, "this node was already removed")
 		}

@@ -149,6 +149,8 @@ type nodeReader interface {
 	NodeByDevice(key.DevicePublic) (NodeRow, error) // living
 	// NodeNames lists the living nodes' names that are base or begin with base and a hyphen.
 	NodeNames(base string) ([]string, error)
+	// KeysTaken reports whether a living node other than id has one of the keys in its certificate.
+	KeysTaken(id acl.NodeID, tunnel key.TunnelPublic, probe key.ProbePublic) (bool, error)
 	AddressTaken(netip.Addr) (bool, error) // in use, or held
 	TakenAddresses() ([]netip.Addr, error)
 }

@@ -118,6 +118,9 @@ func (c *Coordinator) ticketAnswer(ctx context.Context, w protocol.Wait) (answer
 		answer.State = stateOf(tx, t)
 		if answer.State == protocol.TicketApproved {
 			n, err := tx.NodeByID(t.Node)
+			if err != nil && !errors.Is(err, ErrNoRow) {
+				return err
+			}
 			if err != nil || !n.Removed.IsZero() {
 				return refuse(CodeTicketOver, "the login was approved, but the node was removed since: run picket up again")
 			}

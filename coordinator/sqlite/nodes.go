@@ -44,6 +44,12 @@ func (t *tx) NodeNames(base string) ([]string, error) {
 	return list(t, value[string], "SELECT name FROM nodes WHERE removed = 0 AND (name = ?1 OR name >= ?1 || '-' AND name < ?1 || '.')", base)
 }
 
+// KeysTaken looks for the keys' bytes anywhere in the certificates: 32 random bytes are nowhere else by chance.
+func (t *tx) KeysTaken(id acl.NodeID, tunnel key.TunnelPublic, probe key.ProbePublic) (bool, error) {
+	return get(t, value[bool], `SELECT EXISTS (SELECT 1 FROM nodes WHERE removed = 0 AND id <> ?1
+		AND (instr(certificate, ?2) > 0 OR instr(certificate, ?3) > 0))`, string(id), tunnel[:], probe[:])
+}
+
 func (t *tx) AddressTaken(a netip.Addr) (bool, error) {
 	n, err := get(t, value[int], "SELECT count(*) FROM addresses WHERE address = ? AND (held = 0 OR held > ?)", a.String(), millis(t.now))
 	return n > 0, err

@@ -1,0 +1,180 @@
+package coordinator_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/wgtun/key"
+)
+
+// A removal that is in effect but not on disk stays, whatever becomes meanwhile of the victim's name, or of the admin who asked for it.
+func TestRevocationWithoutDiskStands(t *testing.T) {
+	for outcome, meanwhile := range map[string]func(n *testnet, admin, owner *person) error{
+		"the victim's owner renames it": func(n *testnet, _, owner *person) error {
+			_, err := n.RenameNode(n.ctx, owner.actor(), "laptop", "tablet")
+			return err
+		},
+		"its admin is removed": func(n *testnet, admin, _ *person) error {
+			_, err := n.RemoveUser(n.ctx, operator, admin.Login)
+			return err
+		},
+		"its admin is no admin any more": func(n *testnet, admin, _ *person) error {
+			n.demote(admin)
+			return nil
+		},
+	} {
+		t.Run(outcome, func(t *testing.T) {
+			inTime(t, func(t *testing.T, n *testnet) {
+				n.run()
+				admin, mallory := n.admin(), n.member("mallory@example.com")
+				laptop := n.device("laptop").join(mallory).connect()
+				db := n.device("db").joinTagged("tag:db").connect()
+				db.until("know laptop", hasPeer("laptop"))
+				n.faults.full.Store(true)
+				_, err := n.RemoveNode(n.ctx, admin.actor(), "laptop")
+				wantCode(t, "the removal", err, protocol.CodeUnavailable)
+				db.until("lose laptop", lacksPeer("laptop"))
+				n.faults.full.Store(false)
+				if err := meanwhile(n, admin, mallory); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if nodes, err := n.Nodes(n.ctx, operator); err != nil || len(nodes) != 1 {
+					t.Errorf("the nodes are %+v, %v: want db alone", nodes, err)
+				}
+				wantCode(t, "the removed node", laptop.attach(), protocol.CodeRemoved)
+				removals := 0
+				for _, a := range n.actions() {
+					if strings.HasPrefix(a, "node.remove") {
+						removals++
+					}
+				}
+				if removals != 1 {
+					t.Errorf("%d audit records of the removal: %v", removals, n.actions())
+				}
+			})
+		})
+	}
+}
+
+// The auth keys of a person whose removal is not on disk yet admit nobody.
+func TestAuthKeyOfWhoIsGoneWithoutDisk(t *testing.T) {
+	n := newNet(t)
+	admin := n.admin()
+	_, text, err := n.CreateAuthKey(n.ctx, admin.actor(), coordinator.NewAuthKey{Tags: []string{"tag:db"}, Reusable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.faults.full.Store(true)
+	_, err = n.RemoveUser(n.ctx, operator, admin.Login)
+	wantCode(t, "the removal", err, protocol.CodeUnavailable)
+	n.faults.full.Store(false)
+	_, err = n.device("db").enrol(text)
+	wantCode(t, "the key", err, protocol.CodeAuthKey)
+}
+
+// A node cannot take another's keys into its certificate: peers of both would have to refuse both.
+func TestCertificateWithKeysOfAnother(t *testing.T) {
+	n := newNet(t)
+	a := n.device("a").joinTagged("tag:db").connect()
+	b := n.device("b").joinTagged("tag:db").connect()
+	theirs, err := key.OpenCertificate(a.cert, string(a.node()), a.key.Public(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for outcome, steal := range map[string]func(*key.Certificate){
+		"its tunnel key":                  func(c *key.Certificate) { c.Tunnel = theirs.Tunnel },
+		"its probe key":                   func(c *key.Certificate) { c.Probe = theirs.Probe },
+		"its tunnel key, as a probe key":  func(c *key.Certificate) { c.Probe = key.ProbePublic(theirs.Tunnel) },
+		"its probe key, as the tunnel's":  func(c *key.Certificate) { c.Tunnel = key.TunnelPublic(theirs.Probe) },
+		"nothing of it, so it is allowed": nil,
+	} {
+		b.newCertificate()
+		c, err := key.OpenCertificate(b.cert, string(b.node()), b.key.Public(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if steal != nil {
+			steal(&c)
+			b.cert = c.Sign(b.key)
+		}
+		err = b.session.Report(n.ctx, b.report())
+		if steal == nil && err != nil {
+			t.Errorf("%s: %v", outcome, err)
+		} else if steal != nil {
+			wantCode(t, outcome, err, protocol.CodeBadRequest)
+		}
+	}
+	if err := a.session.Report(n.ctx, protocol.Report{Facts: protocol.Facts{Hostname: "a", OS: "plan9"}, Certificate: a.cert}); err != nil {
+		t.Errorf("a node with its own keys: %v", err)
+	}
+}
+
+// blind is a store whose nodes cannot be read by id within a transaction.
+type blind struct{ coordinator.Store }
+
+type blindTx struct{ coordinator.Tx }
+
+type blindReadTx struct{ coordinator.ReadTx }
+
+var errBlind = errors.New("input/output error")
+
+func (blindTx) NodeByID(acl.NodeID) (coordinator.NodeRow, error) {
+	return coordinator.NodeRow{}, errBlind
+}
+func (blindReadTx) NodeByID(acl.NodeID) (coordinator.NodeRow, error) {
+	return coordinator.NodeRow{}, errBlind
+}
+
+func (b blind) Update(ctx context.Context, fn func(coordinator.Tx) error) error {
+	return b.Store.Update(ctx, func(tx coordinator.Tx) error { return fn(blindTx{tx}) })
+}
+
+func (b blind) View(ctx context.Context, fn func(coordinator.ReadTx) error) error {
+	return b.Store.View(ctx, func(tx coordinator.ReadTx) error { return fn(blindReadTx{tx}) })
+}
+
+// A failing disk must not be told to a node as its removal, for which it would forget its keys.
+func TestFailingDiskIsNoRemoval(t *testing.T) {
+	n := newNet(t)
+	a := n.device("a").joinTagged("tag:db").connect()
+	root := n.admin()
+	ticket := n.device("b").ticket()
+	if _, err := n.Approve(n.ctx, root.actor(), ticket.ID, ticket.Code); err != nil {
+		t.Fatal(err)
+	}
+	n.faults.Store = blind{n.faults.Store}
+	a.facts.OS = "plan9"
+	wantCode(t, "a report", a.session.Report(n.ctx, a.report()), protocol.CodeUnavailable)
+	_, err := n.Wait(n.ctx, protocol.Wait{Ticket: ticket.ID, Secret: ticket.Secret})
+	wantCode(t, "a wait", err, protocol.CodeUnavailable)
+	wantCode(t, "a session", a.attach(), protocol.CodeUnavailable)
+}
+
+// Evidence about a stranger is answered as evidence about nobody: it tells nothing of who is in the network (R30), and accuses no one
+// whom the node has never met.
+func TestEvidenceAboutAStranger(t *testing.T) {
+	n := newNet(t)
+	n.policy.set(`{"tagOwners": {"tag:db": []}}`, "c0ffee0000000000000000000000000000000002")
+	n.reload("")
+	a := n.device("a").joinTagged("tag:db").connect()
+	b := n.device("b").joinTagged("tag:db").connect()
+	before := len(n.actions())
+	stranger := a.session.Evidence(n.ctx, protocol.Evidence{Kind: "egress-bypass", Peer: b.node()})
+	nobody := a.session.Evidence(n.ctx, protocol.Evidence{Kind: "egress-bypass", Peer: "n0123456789abcdef"})
+	wantCode(t, "a stranger", stranger, protocol.CodeBadRequest)
+	if stranger == nil || nobody == nil || stranger.Error() != nobody.Error() {
+		t.Errorf("a stranger: %v; nobody: %v", stranger, nobody)
+	}
+	if after := n.actions(); len(after) != before {
+		t.Errorf("recorded: %v", after)
+	}
+}
