@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -38,16 +40,21 @@ func run(ctx context.Context, bin string, keep, rootless bool) (err error) {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "picket-demo-")
+	dir, err := newFolder()
 	if err != nil {
 		return err
 	}
+	held := false // Ctrl-C is then the ordinary end
 	defer func() {
-		if err == nil || errors.Is(err, context.Canceled) {
-			os.RemoveAll(dir)
+		switch {
+		case held:
+		case ctx.Err() != nil:
+			err = errors.New("interrupted; nothing is left behind")
+		case err != nil:
+			fmt.Fprintf(os.Stderr, "\nthe logs are in %s until the next run\n", dir)
 			return
 		}
-		fmt.Fprintf(os.Stderr, "the logs are kept in %s\n", dir)
+		os.RemoveAll(dir)
 	}()
 	if why := lab.CanPrivileged(); why != nil && !rootless {
 		fmt.Printf("Rootless, because: %v.\n", why)
@@ -63,10 +70,28 @@ func run(ctx context.Context, bin string, keep, rootless bool) (err error) {
 		return err
 	}
 	if keep {
-		return s.hold(ctx)
+		s.hold(ctx)
+		held = true
+		fmt.Println("\nNothing is left behind.")
+		return nil
 	}
 	fmt.Printf("\nAll of it held, in %.1f s. Nothing is left behind.\n", time.Since(s.began).Seconds())
 	return nil
+}
+
+// folderPrefix begins the name of every run's folder; the process id after it tells whose may be removed.
+const folderPrefix = "picket-demo-"
+
+// newFolder makes this run's folder, and removes those of runs that are over.
+func newFolder() (string, error) {
+	old, _ := filepath.Glob(filepath.Join(os.TempDir(), folderPrefix+"*"))
+	for _, dir := range old {
+		digits, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), folderPrefix), "-")
+		if pid, err := strconv.Atoi(digits); err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			os.RemoveAll(dir)
+		}
+	}
+	return os.MkdirTemp("", fmt.Sprintf("%s%d-", folderPrefix, os.Getpid()))
 }
 
 // show is the demo as it goes on.
@@ -79,6 +104,7 @@ type show struct {
 	policy      *lab.PolicyRepo
 	alice, bob  *laptop
 	db          *lab.Node
+	port        string // the database's
 	dbAddr      string
 	open        *lab.Flow // alice's connection to the database
 }
@@ -129,7 +155,7 @@ func (s *show) script() []step {
 }
 
 // hold leaves the network running until interrupted.
-func (s *show) hold(ctx context.Context) error {
+func (s *show) hold(ctx context.Context) {
 	fmt.Printf("\nThe network goes on until you press Ctrl-C. To play with it:\n\n")
 	enter := func(h *lab.Host) string {
 		if ns := h.Namespace(); ns != "" {
@@ -146,5 +172,4 @@ func (s *show) hold(ctx context.Context) error {
 	fmt.Printf("  alice       %s peers\n", s.alice.Command())
 	fmt.Printf("  server      %s peers\n", s.db.Command())
 	<-ctx.Done()
-	return nil
 }

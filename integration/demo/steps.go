@@ -20,40 +20,45 @@ const (
 	password   = "correct horse battery staple"
 )
 
-// policyWith is the demo's policy; dba are the people who may reach the database.
-func policyWith(dba string) string {
+// policyWith is the demo's policy; dba are the people who may reach the database, on port.
+func policyWith(dba, port string) string {
 	return `// Who may reach what. Whatever is not listed here is refused.
 {
 	"groups":    {"group:dba": [` + dba + `]},
 	"tagOwners": {"tag:db": ["` + aliceLogin + `"]},
 	"grants": [
 		// Database administrators reach the database.
-		{"src": ["group:dba"], "dst": ["tag:db"], "ip": ["tcp:5432"]},
+		{"src": ["group:dba"], "dst": ["tag:db"], "ip": ["tcp:` + port + `"]},
 		// Everybody may see that it is up.
 		{"src": ["autogroup:member"], "dst": ["tag:db"], "ip": ["icmp:*"]},
 	],
 	"tests": [
-		{"src": "` + bobLogin + `", "deny": ["tag:db:5432"]},
+		{"src": "` + bobLogin + `", "deny": ["tag:db:` + port + `"]},
 	],
 }
 `
 }
 
-var (
-	policyOpen   = policyWith(`"` + aliceLogin + `"`)
-	policyClosed = policyWith("")
-)
+func (s *show) policyOpen() string { return policyWith(`"`+aliceLogin+`"`, s.port) }
+
+func (s *show) policyClosed() string { return policyWith("", s.port) }
+
+// service is the database's address and port on the overlay.
+func (s *show) service() string { return net.JoinHostPort(s.dbAddr, s.port) }
 
 func (s *show) startCoordinator(ctx context.Context) (string, error) {
 	var err error
 	if s.policy, err = lab.NewPolicyRepo(ctx, filepath.Join(s.dir, "policy")); err != nil {
 		return "", err
 	}
-	id, err := s.policy.Commit(ctx, policyOpen, "let the database administrators in")
+	h, err := s.world.Host("coordinator")
 	if err != nil {
 		return "", err
 	}
-	h, err := s.world.Host("coordinator")
+	if s.port, err = h.Port(5432); err != nil {
+		return "", err
+	}
+	id, err := s.policy.Commit(ctx, s.policyOpen(), "let the database administrators in")
 	if err != nil {
 		return "", err
 	}
@@ -166,11 +171,11 @@ func (s *show) joinServer(ctx context.Context) (string, error) {
 	if s.db, err = h.StartNode(ctx); err != nil {
 		return "", err
 	}
-	port := "0.0.0.0:5432"
+	at := "0.0.0.0:"
 	if s.world.Rootless() {
-		port = "127.0.0.1:5432"
+		at = "127.0.0.1:"
 	}
-	if _, err := h.Serve(ctx, "tcp", port); err != nil {
+	if _, err := h.Serve(ctx, "tcp", at+s.port); err != nil {
 		return "", err
 	}
 	key, err := s.coordinator.AuthKey(ctx, "--tag", "tag:db")
@@ -212,17 +217,17 @@ func (s *show) again(ctx context.Context, key string) error {
 }
 
 func (s *show) allowed(ctx context.Context) (string, error) {
-	f, err := s.alice.Dial(ctx, "tcp", net.JoinHostPort(s.dbAddr, "5432"))
+	f, err := s.alice.Dial(ctx, "tcp", s.service())
 	if err != nil {
 		return "", err
 	}
 	s.open = f
-	why, err := s.alice.CLI(ctx, "why", "db:5432")
+	why, err := s.alice.CLI(ctx, "why", "db:"+s.port)
 	return "Connected. " + firstLine(why), err
 }
 
 func (s *show) refused(ctx context.Context) (string, error) {
-	_, err := s.bob.Dial(ctx, "tcp", net.JoinHostPort(s.dbAddr, "5432"))
+	_, err := s.bob.Dial(ctx, "tcp", s.service())
 	var refusal *lab.Refusal
 	if !errors.As(err, &refusal) {
 		return "", fmt.Errorf("bob's connection was not refused: %v", err)
@@ -234,8 +239,8 @@ func (s *show) refused(ctx context.Context) (string, error) {
 		Allow  bool
 		Reason string
 	}
-	_ = s.bob.JSON(ctx, &why, "why", "db:5432") // its exit status says refused as well
-	out, _ := s.bob.CLI(ctx, "why", "db:5432")
+	_ = s.bob.JSON(ctx, &why, "why", "db:"+s.port) // its exit status says refused as well
+	out, _ := s.bob.CLI(ctx, "why", "db:"+s.port)
 	if _, err := s.bob.CLI(ctx, "ping", "-c", "1", "db"); err != nil {
 		return "", fmt.Errorf("bob may ping, but: %w", err)
 	}
@@ -243,7 +248,7 @@ func (s *show) refused(ctx context.Context) (string, error) {
 }
 
 func (s *show) badCommit(ctx context.Context) (string, error) {
-	id, err := s.policy.Commit(ctx, strings.Replace(policyOpen, `"group:dba"], "dst"`, `"group:dbaa"], "dst"`, 1), "oops")
+	id, err := s.policy.Commit(ctx, strings.Replace(s.policyOpen(), `"group:dba"], "dst"`, `"group:dbaa"], "dst"`, 1), "oops")
 	if err != nil {
 		return "", err
 	}
@@ -259,7 +264,7 @@ func (s *show) badCommit(ctx context.Context) (string, error) {
 
 func (s *show) cutByCommit(ctx context.Context) (string, error) {
 	began := time.Now()
-	if _, err := s.policy.Commit(ctx, policyClosed, "nobody needs the database today"); err != nil {
+	if _, err := s.policy.Commit(ctx, s.policyClosed(), "nobody needs the database today"); err != nil {
 		return "", err
 	}
 	committed := time.Since(began)
@@ -270,14 +275,14 @@ func (s *show) cutByCommit(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := s.alice.Dial(ctx, "tcp", net.JoinHostPort(s.dbAddr, "5432")); err == nil {
+	if _, err := s.alice.Dial(ctx, "tcp", s.service()); err == nil {
 		return "", errors.New("alice could connect again")
 	}
 	return fmt.Sprintf("Cut %d ms after `git commit` returned: %s.", (after - committed).Milliseconds(), s.open.Reason()), nil
 }
 
 func (s *show) restored(ctx context.Context) (string, error) {
-	id, err := s.policy.Commit(ctx, policyOpen, "they do need it")
+	id, err := s.policy.Commit(ctx, s.policyOpen(), "they do need it")
 	if err != nil {
 		return "", err
 	}
@@ -288,7 +293,7 @@ func (s *show) restored(ctx context.Context) (string, error) {
 		return "", err
 	}
 	began := time.Now()
-	if s.open, err = s.alice.Dial(ctx, "tcp", net.JoinHostPort(s.dbAddr, "5432")); err != nil {
+	if s.open, err = s.alice.Dial(ctx, "tcp", s.service()); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("Connected, %d ms.", time.Since(began).Milliseconds()), nil
@@ -300,7 +305,7 @@ func (s *show) coordinatorKilled(ctx context.Context) (string, error) {
 	if !s.open.Alive(500 * time.Millisecond) {
 		return "", errors.New("the connection stopped with the coordinator")
 	}
-	fresh, err := s.alice.Dial(ctx, "tcp", net.JoinHostPort(s.dbAddr, "5432"))
+	fresh, err := s.alice.Dial(ctx, "tcp", s.service())
 	if err != nil {
 		return "", fmt.Errorf("no new connection while the coordinator was down: %w", err)
 	}

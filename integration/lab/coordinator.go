@@ -31,7 +31,7 @@ var (
 
 // StartCoordinator starts the coordinator on host with further arguments of `serve`, and waits until it serves.
 func (h *Host) StartCoordinator(ctx context.Context, args ...string) (*Coordinator, error) {
-	port, err := h.port(8443)
+	port, err := h.Port(8443)
 	if err != nil {
 		return nil, err
 	}

@@ -142,8 +142,8 @@ func (h *Host) freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// port returns the well-known port, or in a rootless world a free one.
-func (h *Host) port(known int) (string, error) {
+// Port returns the well-known port, or in a rootless world, whose hosts share one address, a free one.
+func (h *Host) Port(known int) (string, error) {
 	if h.ns != nil {
 		return strconv.Itoa(known), nil
 	}
