@@ -139,6 +139,21 @@ func TestRuleDeadlineOnPacket(t *testing.T) {
 	})
 }
 
+// An ICMP error is the first to come after the deadline.
+func TestRuleDeadlineOnICMPError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rule := outRule(udpPort(53))
+		rule.Until = time.Now().Add(10 * time.Second).UnixMilli()
+		f := newFilter(t, rule)
+		question := udp(at(self4, 5000), at(alice4, 53), 30)
+		passes(t, "question", f.Egress(question))
+		passes(t, "error before the deadline", f.Ingress(unreachable(alice4, self4, question)))
+		time.Sleep(10 * time.Second)
+		f.clock.read()
+		refused(t, "error after it", f.Ingress(unreachable(alice4, self4, question)), ReasonCut)
+	})
+}
+
 // Deadlines are wall time at the coordinator; the node's own clock may be off by a known amount.
 func TestClockOffset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

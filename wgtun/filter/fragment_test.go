@@ -173,6 +173,18 @@ func TestFragments(t *testing.T) {
 	})
 }
 
+// An IPv6 receiver puts fragments together by addresses and id alone (RFC 8200 section 4.5): another next header makes no other packet of
+// one that overlaps.
+func TestNextHeaderTellsNoFragmentsApart(t *testing.T) {
+	f := newFilter(t, inRule(udpPort(53), tcpPort(80)))
+	d := newDatagram(alice6, self6, 77, 3000)
+	passes(t, "first", f.Ingress(d.piece(0, 1000)))
+	segment := seg{from: at(alice6, 1), to: at(self6, 80), flags: fSYN}.bytes()[40:]
+	over := piece6(alice6, self6, packet.ProtoTCP, 77, 0, true, append(segment, make([]byte, 4)...))
+	refused(t, "first of TCP over it", f.Ingress(over), ReasonFragmentClash)
+	refused(t, "second", f.Ingress(d.piece(1000, 2000)), ReasonFragmentClash)
+}
+
 func TestFragmentsDoNotOutliveFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFilter(t, inRule(udpPort(53)))
