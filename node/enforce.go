@@ -34,7 +34,7 @@ func (n *Node) loadMap() error {
 		n.trouble.refused = fmt.Sprintf("the map on disk is refused (%v): nothing passes until the coordinator sends another", err)
 		return nil
 	}
-	n.map_.held, n.clock = h, newClock(m.Offset())
+	n.map_.held, n.clock = h, n.clock.set(m.Offset())
 	for _, hint := range m.Hints {
 		n.map_.hints[hint.Node] = hint
 	}
@@ -197,6 +197,12 @@ func (n *Node) fit() error {
 	n.map_.inForce = false
 	n.refuseAll()
 	return err
+}
+
+// overdue reports whether something of the map in force ended without the timer's notice, which stands still while the host sleeps.
+func (n *Node) overdue() bool {
+	end := soonest(n.map_.judged.next, n.leaseEnd())
+	return !end.IsZero() && !n.clock.now().Before(end)
 }
 
 // refuseAll cuts every flow and lets nothing pass until the next Apply.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +48,40 @@ func TestLease_lapsesAndComesBack(t *testing.T) {
 			t.Errorf("back in contact: %v", nodesOf(s))
 		}
 	})
+}
+
+// TestLease_lapsesInSleep: a host that sleeps through the end of its lease out of the coordinator's reach trusts the map no more when it
+// wakes. Timers and the monotonic clock stood still meanwhile.
+func TestLease_lapsesInSleep(t *testing.T) {
+	for _, test := range []struct {
+		outcome string
+		slept   time.Duration
+		want    localapi.State
+	}{
+		{"no sleep, but for how the clocks are read", shortestSleep - 1, localapi.StateRunning},
+		{"awake before the lease ends", 11 * time.Hour, localapi.StateRunning},
+		{"past the lease", 12 * time.Hour, localapi.StateLapsed},
+	} {
+		t.Run(test.outcome, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.join()
+				var slept atomic.Int64
+				w.node.do(w.run, func() {
+					w.node.clock.asleep = func() time.Duration { return time.Duration(slept.Load()) }
+					w.node.clock = w.node.clock.set(0)
+				})
+				w.send(w.signed(5, content(newPeer("a", "100.64.0.2").entry())))
+				w.handler().OnDisconnected(errors.New("cannot reach the coordinator"))
+				slept.Store(int64(test.slept))
+				time.Sleep(2 * retryEvery)
+				w.wantState(test.want)
+				if s := w.overlay().last(); (len(s.Peers) > 0) != (test.want == localapi.StateRunning) {
+					t.Errorf("peers in force: %v", nodesOf(s))
+				}
+			})
+		})
+	}
 }
 
 // TestLease_renewed: the same generation signed anew with a later end.

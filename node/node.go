@@ -241,7 +241,7 @@ func (n *Node) wanted() bool { return n.id.admitted() && n.id.node.WantUp }
 func (n *Node) tend(ctx context.Context) {
 	n.reconcile(ctx)
 	if n.overlay != nil && !n.map_.held.isZero() && n.id.admitted() {
-		if !n.map_.inForce {
+		if !n.map_.inForce || n.overdue() {
 			n.enforce()
 		} else {
 			n.fit()

@@ -142,7 +142,7 @@ func (h *handler) OnConnected(ahead time.Duration) {
 
 func (n *Node) connected(ctx context.Context, ahead time.Duration) {
 	n.contact.connected, n.contact.last = true, time.Now()
-	n.clock = newClock(-ahead)
+	n.clock = n.clock.set(-ahead)
 	n.trouble.link, n.trouble.clock = "", ""
 	n.log.Info("connected to the coordinator", "clockAhead", ahead)
 	n.reconcile(ctx)
