@@ -68,7 +68,7 @@ func (f *Filter) Swap(p *Policy) []Cut {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := f.clock.read()
+	now := f.clock.readAwake()
 	r := f.prepare(p)
 	lease := len(r.sets) > 0 && now >= r.notAfter.Load()
 	// The pointer first, each shard's lock after: see the package comment.

@@ -252,3 +252,37 @@ func TestSweepForgetsTombstones(t *testing.T) {
 		}
 	})
 }
+
+// A laptop that sleeps in the evening must not wake to what was granted until midnight.
+func TestDeadlinesGoOnWhileTheHostSleeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		timed, open := outRule(udpPort(53)), outRule(udpPort(54))
+		timed.Until = time.Now().Add(time.Hour).UnixMilli()
+		p := policyOf(timed, open)
+		p.NotAfter = time.Now().Add(12 * time.Hour)
+		f := New()
+		var slept time.Duration
+		f.clock.suspended = func() time.Duration { return f.clock.awake + slept }
+		f.Swap(p)
+		short, long := udp(at(self4, 5000), at(alice4, 53), 1), udp(at(self4, 5000), at(alice4, 54), 1)
+		passes(t, "before", f.Egress(short))
+		passes(t, "before", f.Egress(long))
+		slept = time.Hour
+		f.Sweep()
+		refused(t, "after its deadline", f.Egress(short), ReasonNoRule)
+		passes(t, "without deadline", f.Egress(long))
+		p.NotAfter = time.Now().Add(11 * time.Hour)
+		f.Swap(p)
+		refused(t, "after its deadline, by new rules", f.Egress(short), ReasonNoRule)
+		slept += 11*time.Hour - time.Second
+		f.Sweep()
+		passes(t, "before the lease's end", f.Egress(long))
+		slept += time.Second
+		f.Sweep()
+		refused(t, "after the lease's end", f.Egress(long), ReasonLease)
+		f.Extend(time.Now().Add(time.Minute))
+		passes(t, "lease extended", f.Egress(long))
+		advance(f, time.Minute)
+		refused(t, "after that", f.Egress(long), ReasonLease)
+	})
+}

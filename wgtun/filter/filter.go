@@ -69,7 +69,7 @@ func New() *Filter { return NewWithLimits(DefaultLimits) }
 // NewWithLimits is New with other bounds.
 func NewWithLimits(limits Limits) *Filter {
 	f := &Filter{registry: newRegistry()}
-	f.clock.base = time.Now()
+	f.clock.start()
 	f.table.init(limits.Flows)
 	f.frags.init(limits.Fragments)
 	f.rules.Store(&ruling{})
@@ -158,14 +158,27 @@ func (s *shard) counted(fl *flow, v *packet.View, dir direction, now int64, reas
 	return reason
 }
 
-// clock is monotonic time in nanoseconds since base. Reading the true one costs as much as all the rest of a known flow's verdict, so
-// packets read a value that Sweep, Swap and every 32nd packet of each shard bring up to date.
+// clock is time in nanoseconds since base: monotonic, and going on while the host sleeps, which Go's own does not on Linux; else a
+// machine that was put to sleep would keep each lease and deadline for so long after it woke. Reading the true time costs as much as all
+// the rest of a known flow's verdict, so packets read a value that Sweep, Swap and every 32nd packet of each shard bring up to date.
 type clock struct {
-	base   time.Time
-	coarse atomic.Int64
+	base      time.Time
+	suspended func() time.Duration // since some start; tests put theirs
+	awake     time.Duration        // suspended as base was read
+	coarse    atomic.Int64
+	slept     atomic.Int64 // since base; written under Filter.mu
 }
 
-const ticksPerRead = 32
+const (
+	ticksPerRead = 32
+	// leastSleep is told from what passes between the readings of two clocks.
+	leastSleep = time.Second
+)
+
+func (c *clock) start() {
+	c.base, c.suspended = time.Now(), suspended
+	c.awake = c.suspended()
+}
 
 func (c *clock) tick(ticks *uint32) int64 {
 	if *ticks++; *ticks%ticksPerRead == 0 {
@@ -176,12 +189,21 @@ func (c *clock) tick(ticks *uint32) int64 {
 
 // read returns the true time and updates the coarse one. Concurrent readers may set it back by the time between their own readings.
 func (c *clock) read() int64 {
-	now := int64(time.Since(c.base))
+	now := int64(time.Since(c.base)) + c.slept.Load()
 	c.coarse.Store(now)
 	return now
 }
 
-// at converts an instant; one that carries a monotonic reading is converted exactly, whatever the wall clock did since.
-func (c *clock) at(t time.Time) int64 { return int64(t.Sub(c.base)) }
+// readAwake is read after a look at whether the host has slept. The caller holds Filter.mu.
+func (c *clock) readAwake() int64 {
+	if slept := c.suspended() - c.awake; slept-time.Duration(c.slept.Load()) >= leastSleep {
+		c.slept.Store(int64(slept))
+	}
+	return c.read()
+}
 
-func (c *clock) time(ns int64) time.Time { return c.base.Add(time.Duration(ns)) }
+// at converts an instant that was computed since the host last woke; one that carries a monotonic reading is converted exactly, whatever
+// the wall clock did since.
+func (c *clock) at(t time.Time) int64 { return int64(t.Sub(c.base)) + c.slept.Load() }
+
+func (c *clock) time(ns int64) time.Time { return c.base.Add(time.Duration(ns - c.slept.Load())) }

@@ -13,7 +13,7 @@ const sweepShards = numShards / 16
 func (f *Filter) Sweep() []Cut {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := f.clock.read()
+	now := f.clock.readAwake()
 	r := f.rules.Load()
 	lapsed := now >= r.notAfter.Load()
 	var cuts [numShards][]Cut
@@ -80,6 +80,6 @@ func (f *Filter) Extend(notAfter time.Time) {
 	if len(r.sets) == 0 {
 		return
 	}
+	f.clock.readAwake()
 	r.notAfter.Store(max(r.notAfter.Load(), f.clock.at(notAfter)))
-	f.clock.read()
 }
