@@ -101,7 +101,7 @@ func create(ctx context.Context, path string, network protocol.NetworkID) error 
 	return syncDir(filepath.Dir(path))
 }
 
-// fill makes an empty file a database of network. Closing it leaves no WAL beside it.
+// fill makes an empty file a database of network, with nothing of it left in a WAL beside it, which would not get the file's name.
 func fill(ctx context.Context, path string, network protocol.NetworkID) (err error) {
 	s := &Store{path: path}
 	defer func() { err = errors.Join(err, s.Close()) }()
@@ -112,7 +112,22 @@ func fill(ctx context.Context, path string, network protocol.NetworkID) (err err
 		return s.failure("create database", err)
 	}
 	_, err = s.writer.ExecContext(ctx, "INSERT INTO network (one, id, generation, generation_at) VALUES (1, ?, 1, ?)", string(network), now().UnixMilli())
-	return s.failure("create database", err)
+	if err != nil {
+		return s.failure("create database", err)
+	}
+	return s.foldWAL(ctx)
+}
+
+// foldWAL moves all of the WAL into the file. Close tries the same, but says nothing when it fails, as it does on a full disk.
+func (s *Store) foldWAL(ctx context.Context) error {
+	var busy, pages, moved int
+	if err := s.writer.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved); err != nil {
+		return s.failure("create database", err)
+	}
+	if busy != 0 || pages != moved {
+		return fmt.Errorf("create database %s: %d of %d pages reached the file: is another program using it?", s.path, moved, pages)
+	}
+	return nil
 }
 
 // syncDir makes a rename last. Some systems cannot sync a directory: there it is no error.
@@ -189,6 +204,9 @@ func (s *Store) inspectOurs(ctx context.Context, db *sql.DB, network protocol.Ne
 func (s *Store) inspection(err error) error {
 	var e *sqlite.Error
 	if errors.As(err, &e) {
+		if isFull(e) {
+			return s.full()
+		}
 		switch e.Code() & 0xff {
 		case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR: // the last: a table that must be there is not
 			return fmt.Errorf("open database %s: %w (%s): restore it from a backup", s.path, ErrCorrupt, e.Error())
@@ -288,13 +306,23 @@ func (s *Store) failure(what string, err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
+	if isFull(e) {
+		return s.full()
+	}
 	switch e.Code() & 0xff {
-	case sqlite3.SQLITE_FULL:
-		return &coordinator.Error{Code: protocol.CodeUnavailable, Message: fmt.Sprintf("the disk holding %s is full: make room there", filepath.Dir(s.path))}
 	case sqlite3.SQLITE_READONLY:
 		return &coordinator.Error{Code: protocol.CodeUnavailable, Message: fmt.Sprintf("the disk holding %s takes no writes: mount it writable", filepath.Dir(s.path))}
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		return fmt.Errorf("%s %s: %w: %w", what, s.path, ErrCorrupt, err)
 	}
 	return fmt.Errorf("%s %s: %w", what, s.path, err)
+}
+
+// isFull takes the file of shared memory beside the database into account: it grows at opening.
+func isFull(e *sqlite.Error) bool {
+	return e.Code()&0xff == sqlite3.SQLITE_FULL || e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE
+}
+
+func (s *Store) full() error {
+	return &coordinator.Error{Code: protocol.CodeUnavailable, Message: fmt.Sprintf("the disk holding %s is full: make room there", filepath.Dir(s.path))}
 }
