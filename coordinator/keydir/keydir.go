@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"picket.internal/coordinator/protocol"
@@ -148,8 +149,12 @@ func (d *Dir) write(state string) error {
 		return fmt.Errorf("encode %s: %w", identityFile, err)
 	}
 	path := filepath.Join(d.Path, identityFile)
-	if err := writeAtomic(path, append(text, '\n')); err != nil {
-		return refuse("cannot write %s: %v", path, reason(err))
+	err = writeAtomic(path, append(text, '\n'))
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return refuse("cannot write %s: the disk holding %s is full: make room there", path, d.Path)
+	case err != nil:
+		return refuse("cannot write %s: %v: run as a user who may write there, on a disk that takes writes", path, reason(err))
 	}
 	return nil
 }

@@ -199,6 +199,9 @@ func writeError(path string, err error) error {
 	if isDiskFull(err) {
 		return &Error{path, "cannot be written because the disk is full", "free some space; what was there before is intact"}
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return &Error{path, "cannot be written (" + plain(err) + ")", "run picket as the user it belongs to, or name another directory with --state"}
+	}
 	return &Error{path, "cannot be written (" + plain(err) + ")", "check the directory and the disk; what was there before is intact"}
 }
 
