@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -74,7 +75,7 @@ func showNode(c *cli.Context) error {
 	}
 	n, err := opsocket.NodesShow.Do(c.Context, client(c), opsocket.Ref{Ref: args[0]})
 	if err != nil {
-		return err
+		return whichNode(err)
 	}
 	return show(c, n, func(w io.Writer) {
 		table(w, "name|"+printable(n.Name), [][]string{
@@ -94,6 +95,15 @@ func showNode(c *cli.Context) error {
 	})
 }
 
+// whichNode adds to a name that fits no node where the names are.
+func whichNode(err error) error {
+	var e *coordinator.Error
+	if errors.As(err, &e) && e.Code == coordinator.CodeNotFound {
+		return fmt.Errorf("%s: `picket-coordinator nodes list` shows their names", e.Message)
+	}
+	return err
+}
+
 func renameNode(c *cli.Context) error {
 	args, err := arguments(c, 2, "a node and its new name")
 	if err != nil {
@@ -101,7 +111,7 @@ func renameNode(c *cli.Context) error {
 	}
 	change, err := opsocket.NodesRename.Do(c.Context, client(c), opsocket.Rename{Ref: args[0], Name: args[1]})
 	if err != nil {
-		return err
+		return whichNode(err)
 	}
 	return report(c, change)
 }
@@ -113,7 +123,7 @@ func removeNode(c *cli.Context) error {
 	}
 	change, err := opsocket.NodesRemove.Do(c.Context, client(c), opsocket.Ref{Ref: args[0]})
 	if err != nil {
-		return err
+		return whichNode(err)
 	}
 	return report(c, change)
 }
@@ -125,7 +135,7 @@ func quarantineNode(c *cli.Context) error {
 	}
 	change, err := opsocket.NodesQuarantine.Do(c.Context, client(c), opsocket.Quarantine{Ref: args[0], On: !c.Bool("off")})
 	if err != nil {
-		return err
+		return whichNode(err)
 	}
 	return report(c, change)
 }
