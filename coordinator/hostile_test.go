@@ -2,6 +2,7 @@ package coordinator_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"strings"
 	"testing"
@@ -177,4 +178,48 @@ func TestEvidenceAboutAStranger(t *testing.T) {
 	if after := n.actions(); len(after) != before {
 		t.Errorf("recorded: %v", after)
 	}
+}
+
+// A quarantined node does not get out of it by leaving and joining again.
+func TestQuarantineIsNotLeft(t *testing.T) {
+	for outcome, onDisk := range map[string]bool{"on disk": true, "not on disk yet": false} {
+		t.Run(outcome, func(t *testing.T) {
+			n := newNet(t)
+			root, bob := n.admin(), n.member("bob@example.com")
+			laptop := n.device("laptop").join(bob).connect()
+			n.faults.full.Store(!onDisk)
+			if _, err := n.QuarantineNode(n.ctx, root.actor(), "laptop", true); onDisk && err != nil {
+				t.Fatal(err)
+			}
+			n.faults.full.Store(false)
+			wantCode(t, "its logout", laptop.session.Logout(n.ctx), coordinator.CodeForbidden)
+			_, err := n.RemoveNode(n.ctx, bob.actor(), "laptop")
+			wantCode(t, "its owner's removal", err, coordinator.CodeForbidden)
+			a, err := laptop.enrol("")
+			if err != nil || a.Admitted == nil || a.Admitted.Node != laptop.node() {
+				t.Errorf("joining again: %+v, %v", a, err)
+			}
+			if v, err := n.Node(n.ctx, operator, "laptop"); err != nil || !v.Quarantined {
+				t.Errorf("afterwards it is %+v, %v", v, err)
+			}
+			if _, err := n.RemoveNode(n.ctx, root.actor(), "laptop"); err != nil {
+				t.Errorf("an admin's removal: %v", err)
+			}
+		})
+	}
+}
+
+// A setup token for somebody who has set the account up, which only an edit of the database can make, takes over no account.
+func TestSetupTokenOfAnActiveAccount(t *testing.T) {
+	n := newNet(t)
+	root := n.admin()
+	const token = "abcdefgh"
+	err := n.store.Update(n.ctx, func(tx coordinator.Tx) error {
+		return tx.InsertSetup(coordinator.SetupRow{Hash: sha256.Sum256([]byte(token)), User: root.ID, Expires: tx.Now().Add(time.Hour)})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.Invitation(n.ctx, token)
+	wantCode(t, "the invitation", err, coordinator.CodeNotFound)
 }

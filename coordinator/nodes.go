@@ -144,9 +144,28 @@ func (c *Coordinator) RenameNode(ctx context.Context, a Actor, ref, name string)
 func (c *Coordinator) RemoveNode(ctx context.Context, a Actor, ref string) (Change, error) {
 	pick := func(p people) (victim, error) {
 		n, err := c.pickNode(p, a, rightRemoveNode, ref)
-		return removalOf(n), err
+		if err != nil {
+			return victim{}, err
+		}
+		return removalOf(n), c.mayLeave(p, a, n)
 	}
 	return c.revoked(ctx, a, pick, func(ch *change, v victim) error { return ch.removeNode(v.node, "node.remove") })
+}
+
+// mayLeave keeps a quarantined node in the network, unless a could release it: removed, its device could join again as a node that is not
+// quarantined.
+func (c *Coordinator) mayLeave(users userReader, a Actor, n NodeRow) error {
+	inForce, ok := c.world.Load().nodes[n.ID] // it may be in quarantine without that being on disk
+	if !n.Quarantined && !(ok && inForce.Quarantined) {
+		return nil
+	}
+	_, err := reachOf(users, a, rightQuarantineNode)
+	if isStorage(err) {
+		return err
+	} else if err != nil {
+		return refuse(CodeForbidden, "node %s is in quarantine: only an admin can remove it", n.Name)
+	}
+	return nil
 }
 
 func removalOf(n NodeRow) victim {

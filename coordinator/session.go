@@ -228,7 +228,7 @@ func (s *Session) Logout(ctx context.Context) error {
 		if err != nil || !n.Removed.IsZero() {
 			return victim{}, refuse(protocol.CodeRemoved, "this node was already removed")
 		}
-		return removalOf(n), nil
+		return removalOf(n), s.c.mayLeave(p, s.actor(), n)
 	}
 	_, err := s.c.revoke(ctx, s.actor(), pick, func(ch *change, v victim) error { return ch.removeNode(v.node, "node.logout") })
 	return s.c.outward(ctx, err)
