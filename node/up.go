@@ -124,7 +124,7 @@ func (n *Node) startUp(run context.Context) error {
 	if err := n.id.save(); err != nil {
 		return err
 	}
-	n.reconcile(run)
+	n.tend(run) // at once: what stood in the way may have been put right just now
 	if n.session != nil {
 		n.report(true) // the name may be another
 		n.session.session.Retry()
