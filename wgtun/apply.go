@@ -38,6 +38,8 @@ func (t *Tunnel) Apply(s State) (Applied, error) {
 	if err := t.own.check(&s); err != nil {
 		return Applied{}, fmt.Errorf("apply generation %d: %w", s.Generation, err)
 	}
+	// Before any peer comes: one that sends a probe through the tunnel must not be answered with a path through it.
+	t.path.SetOverlay(slices.Concat(t.config.Overlay, s.Overlay))
 	a := application{t: t, state: s, plan: makePlan(t.peers, s.Peers), policy: policyOf(s), failed: make(map[acl.NodeID]error)}
 	a.narrow()
 	a.removePeers()

@@ -41,3 +41,37 @@ func TestInsiderDivertsNothingByProvingAnothersAddress(t *testing.T) {
 }
 
 func addrPort(n *node, port uint16) netip.AddrPort { return netip.AddrPortFrom(n.addrs[0], port) }
+
+// TestNoPathLeadsThroughTheTunnel has a peer probe from its overlay address, through the tunnel, a node that knew no overlay when it was
+// opened, as one that just joined does not. A path found there would wrap each packet in another, without end.
+func TestNoPathLeadsThroughTheTunnel(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 0)
+		a, b := w.newNode("a"), w.newNode("b")
+		a.start(nil)
+		b.start(func(t *Tunnel) {
+			t.config.Overlay = nil
+			t.path.SetOverlay(nil)
+		})
+		inside := netip.AddrPortFrom(a.addrs[0], testPort)
+		a.host.SetAddrs(a.addrs[0]) // all that it sends bears its overlay address
+		w.gen++
+		states := map[*node]State{a: w.state(a, testLease, both(a, b)...), b: w.state(b, testLease, both(a, b)...)}
+		for n, s := range states {
+			s.Overlay = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}
+			for i := range s.Peers {
+				if s.Peers[i].Node == a.id {
+					s.Peers[i].Candidates = []netip.AddrPort{inside}
+				}
+			}
+			if _, err := n.tunnel.Apply(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.tun.Send(udpExchange{addrPort(a, 40000), addrPort(b, 80)}.request(0)...)
+		time.Sleep(10 * time.Second)
+		if at := b.tunnel.Stats().Peers[0].Path.Addr; at.IsValid() {
+			t.Errorf("the path to a leads over %s", at)
+		}
+	})
+}

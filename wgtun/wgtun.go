@@ -64,6 +64,8 @@ type State struct {
 	NotAfter   time.Time // lease end with a monotonic reading; zero means already over
 	// ClockOffset is added to this host's clock to get the time in which rules state their deadlines.
 	ClockOffset time.Duration
+	// Overlay is further networks of the overlay, beside Config.Overlay: a node that has just joined learns them with its first State.
+	Overlay []netip.Prefix
 }
 
 // Applied says what Apply did.

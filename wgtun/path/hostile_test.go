@@ -388,6 +388,14 @@ func TestProbesFromForbiddenAddressesGetNoAnswer(t *testing.T) {
 		if s := c.b.Stats(); s.Pings+s.Pongs != 0 || s.Drops[DropForbidden] != 1 {
 			t.Errorf("%+v", s)
 		}
+		later := netip.MustParseAddrPort("[fd7a::1]:41641")
+		if !c.b.mayProbe(later) {
+			t.Error("an address of no overlay yet is forbidden")
+		}
+		c.b.SetOverlay([]netip.Prefix{netip.MustParsePrefix("fd7a::/48")})
+		if c.b.mayProbe(later) {
+			t.Error("an address of an overlay learnt later is not")
+		}
 	})
 }
 

@@ -98,6 +98,7 @@ type Bind struct {
 	outbox  chan parcel
 	wake    chan struct{} // room for one
 	port    atomic.Uint32 // 0 while closed
+	overlay atomic.Pointer[[]netip.Prefix]
 	table   table
 	counters
 
@@ -115,8 +116,7 @@ func New(c Config) *Bind {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Overlay = slices.Clone(c.Overlay)
-	return &Bind{
+	b := &Bind{
 		inner:     c.Inner,
 		config:    c,
 		self:      identity{tunnel: c.Tunnel, probe: c.Probe, public: c.Probe.Public()},
@@ -129,6 +129,14 @@ func New(c Config) *Bind {
 		alive:     make(map[*peer]struct{}),
 		pingLimit: rate.NewLimiter(pingPerSecond, pingBurst),
 	}
+	b.SetOverlay(c.Overlay)
+	return b
+}
+
+// SetOverlay replaces Config.Overlay, for a network whose prefixes are learnt later. Paths already proved are not looked at again.
+func (b *Bind) SetOverlay(prefixes []netip.Prefix) {
+	prefixes = slices.Clone(prefixes)
+	b.overlay.Store(&prefixes)
 }
 
 func (b *Bind) now() instant { return time.Since(b.epoch) }

@@ -55,7 +55,7 @@ func (b *Bind) mayProbe(a netip.AddrPort) bool {
 			return false
 		}
 	}
-	for _, p := range b.config.Overlay {
+	for _, p := range *b.overlay.Load() {
 		if p.Contains(ip) {
 			return false
 		}
