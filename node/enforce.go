@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -158,6 +159,7 @@ func (n *Node) apply() (cut int, err error) {
 	}
 	applied, err := n.overlay.overlay.Apply(wgtun.State{
 		Generation: h.header.Generation, Self: h.header.Node, Peers: peers, Rules: j.rules, NotAfter: n.clock.local(n.leaseEnd()),
+		Overlay: h.content.Network.Overlay,
 	})
 	if err != nil {
 		n.trouble.refused = fmt.Sprintf("the tunnel refuses the map (%v): the last one stays in force; tell the coordinator's operator", err)
@@ -274,6 +276,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 	o, err := n.reach.overlay(ctx, overlayConfig{
 		name: n.config.TUN, port: n.port(ctx), tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
 		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, logger: n.log,
+		proxies: n.proxies(),
 	})
 	if err != nil {
 		if n.trouble.overlay != err.Error() {
@@ -301,6 +304,15 @@ func (n *Node) startOverlay(ctx context.Context) {
 	if !n.map_.held.isZero() && n.id.admitted() {
 		n.enforce()
 	}
+}
+
+func (n *Node) proxies() (open []net.Listener) {
+	for _, l := range []net.Listener{n.config.SOCKS5, n.config.HTTPProxy} {
+		if l != nil {
+			open = append(open, l)
+		}
+	}
+	return open
 }
 
 // port is the UDP port to take: the one asked for, else the last one when it is free.

@@ -464,6 +464,9 @@ func TestHints_neverLeadThroughTheOverlay(t *testing.T) {
 		outside, inside := netip.MustParseAddrPort("192.0.2.7:41641"), netip.MustParseAddrPort("100.64.0.9:41641")
 		w.handler().OnHints(protocol.Hints{Hints: []protocol.Hint{{Node: "a", Endpoints: []netip.AddrPort{inside, outside}, Online: true}}})
 		w.send(w.signed(5, content(newPeer("a", "100.64.0.2").entry())))
+		if len(w.overlay().last().Overlay) == 0 {
+			t.Error("the tunnel, which was opened before the map came, is not told where the overlay is")
+		}
 		want := []netip.AddrPort{outside}
 		if got := w.overlay().last().Peers[0].Candidates; !slices.Equal(got, want) {
 			t.Errorf("with the map: %v, want %v", got, want)

@@ -45,8 +45,10 @@ type overlayConfig struct {
 	// ranges of the overlay, as far as they are known when it is opened: no path leads through them.
 	ranges   []netip.Prefix
 	loopback bool // paths may lead over loopback addresses
-	onCut    func([]filter.Cut)
-	logger   *slog.Logger
+	// proxies are the listeners of this agent's own proxies, to which no peer is joined: whoever reaches them acts as this node.
+	proxies []net.Listener
+	onCut   func([]filter.Cut)
+	logger  *slog.Logger
 }
 
 // Userspace, as Config.TUN, takes a network stack inside the process in place of an interface.

@@ -16,7 +16,8 @@ import (
 // userspaceOverlay joins the tunnel to a network stack in this process: flows come out at ports of 127.0.0.1 and go in by the proxies.
 type userspaceOverlay struct {
 	*wgtun.Tunnel
-	stack *userspace.Stack
+	stack   *userspace.Stack
+	proxies []net.Listener
 }
 
 func openUserspace(c overlayConfig) (overlay, error) {
@@ -32,14 +33,26 @@ func openUserspace(c overlayConfig) (overlay, error) {
 		stack.Device().Close()
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
-	return &userspaceOverlay{tunnel, stack}, nil
+	return &userspaceOverlay{tunnel, stack, c.proxies}, nil
 }
 
 func (o *userspaceOverlay) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.Tunnel.Run(ctx) })
-	g.Go(func() error { return o.stack.ForwardInbound(ctx, nil) })
+	g.Go(func() error { return o.stack.ForwardInbound(ctx, o.dialLocal) })
 	return g.Wait()
+}
+
+// dialLocal joins a peer to a service of this host. The proxies are none for peers: with a grant to this node's ports one would go on
+// from there to all that this node may reach.
+func (o *userspaceOverlay) dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
+	for _, l := range o.proxies {
+		if network == "tcp" && l.Addr().String() == addr {
+			return nil, fmt.Errorf("dial %s: the agent's own proxy", addr)
+		}
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
 }
 
 func (o *userspaceOverlay) Fit(addresses []netip.Addr, _ []netip.Prefix) error {
