@@ -53,7 +53,7 @@ func parseErrors(t *testing.T, name string, text []byte) string {
 
 // unescape gives archives, which are text, the bytes that text cannot show.
 func unescape(b []byte) []byte {
-	return []byte(strings.NewReplacer(`\xff`, "\xff", `\xc0\x80`, "\xc0\x80", `\CR`, "\r", `\BOM`, "\ufeff", `\RLO`, "\u202e").Replace(string(b)))
+	return []byte(strings.NewReplacer(`\xff`, "\xff", `\xc0\x80`, "\xc0\x80", `\CR`, "\r", `\BOM`, "\ufeff", `\RLO`, "\u202e", `\LS`, "\u2028", `\PS`, "\u2029").Replace(string(b)))
 }
 
 func eachArchive(t *testing.T, pattern string, check func(*testing.T, string, *txtar.Archive)) {

@@ -61,14 +61,14 @@ func invalidUTF8(text []byte) int {
 	return -1
 }
 
-// hidden finds characters with which a reviewer sees something else than the machine: direction overrides, control characters, and a
-// carriage return alone, which many editors show as a new line although it does not end a comment.
+// hidden finds characters with which a reviewer sees something else than the machine: direction overrides, control characters, and what
+// many editors show as a new line although it does not end a comment, a carriage return alone and the separators U+2028 and U+2029.
 func hidden(text []byte) (int, rune) {
 	for i, r := range string(text) {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r' && i+1 < len(text) && text[i+1] == '\n':
 		case r < ' ' || r >= 0x7f && r <= 0x9f,
-			r == 0x061c || r == 0x200e || r == 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069:
+			r == 0x061c || r == 0x200e || r == 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069:
 			return i, r
 		}
 	}
