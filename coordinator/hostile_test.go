@@ -117,6 +117,19 @@ func TestCertificateWithKeysOfAnother(t *testing.T) {
 	if err := a.session.Report(n.ctx, protocol.Report{Facts: protocol.Facts{Hostname: "a", OS: "plan9"}, Certificate: a.cert}); err != nil {
 		t.Errorf("a node with its own keys: %v", err)
 	}
+	if _, err := n.RemoveNode(n.ctx, operator, "a"); err != nil {
+		t.Fatal(err)
+	}
+	b.newCertificate()
+	c, err := key.OpenCertificate(b.cert, string(b.node()), b.key.Public(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Tunnel, c.Probe = theirs.Tunnel, theirs.Probe
+	b.cert = c.Sign(b.key)
+	if err := b.session.Report(n.ctx, b.report()); err != nil {
+		t.Errorf("the keys of a node that is gone: %v", err)
+	}
 }
 
 // blind is a store whose nodes cannot be read by id within a transaction.
@@ -222,4 +235,31 @@ func TestSetupTokenOfAnActiveAccount(t *testing.T) {
 	}
 	_, err = n.Invitation(n.ctx, token)
 	wantCode(t, "the invitation", err, coordinator.CodeNotFound)
+}
+
+// interrupted is a source during whose fetch something else happens.
+type interrupted struct {
+	coordinator.PolicySource
+	meanwhile func()
+}
+
+func (i *interrupted) Fetch(ctx context.Context, inForce string) (coordinator.PolicyText, error) {
+	if i.meanwhile != nil {
+		i.meanwhile()
+	}
+	return i.PolicySource.Fetch(ctx, inForce)
+}
+
+// Who loses the right to load a policy while it is fetched loads none (R26).
+func TestReloadOfWhoIsDemotedMeanwhile(t *testing.T) {
+	source := &interrupted{}
+	n := newNet(t, func(c *coordinator.Config) { source.PolicySource, c.Policy = c.Policy, source })
+	root := n.admin()
+	source.meanwhile = func() { n.demote(root) }
+	n.policy.set(`{"tagOwners": {"tag:db": []}}`, "c0ffee0000000000000000000000000000000002")
+	_, _, err := n.ReloadPolicy(n.ctx, root.actor(), "")
+	wantCode(t, "the reload", err, coordinator.CodeForbidden)
+	if s, err := n.PolicyStatus(n.ctx, operator); err != nil || s.Commit != "c0ffee0000000000000000000000000000000001" {
+		t.Errorf("in force is %s, %v", s.Commit, err)
+	}
 }
