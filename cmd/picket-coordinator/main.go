@@ -50,7 +50,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			policyCommand(),
 			auditCommand(),
 			versionCommand(),
-			completionCommand(),
+			cliflags.Completion("picket-coordinator"),
 		},
 	}
 }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -43,7 +44,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			upCommand(), downCommand(), logoutCommand(),
 			statusCommand(), peersCommand(), pingCommand(), whyCommand(), trustCommand(),
 			runCommand(), installCommand(), uninstallCommand(),
-			versionCommand(), completionCommand(),
+			versionCommand(), cliflags.Completion("picket"),
 		},
 	}
 }
@@ -75,7 +76,7 @@ func versionCommand() *cli.Command {
 			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
 				return err
 			}
-			return show(c, map[string]string{"version": c.App.Version}, func(w io.Writer) { io.WriteString(w, c.App.Version+"\n") })
+			return show(c, map[string]string{"version": c.App.Version}, func(w io.Writer) { fmt.Fprintln(w, c.App.Name, c.App.Version) })
 		},
 	}
 }

@@ -101,12 +101,29 @@ func (l *line) takeFlag(words []string) (int, error) {
 		l.levels[i].add(name, value, hasValue)
 		return 1, nil
 	}
+	if n, ok := l.takeShort(words[0]); ok {
+		return n, nil
+	}
 	if isBuiltin(l, name) {
 		l.helpFlag = l.helpFlag || strings.HasPrefix(name, "h")
 		l.levels[len(l.levels)-1].add(name, value, hasValue)
 		return 1, nil
 	}
 	return 0, l.unknownFlag(words[0], name)
+}
+
+// takeShort reads a number that stands against its one-letter flag: -c1.
+func (l *line) takeShort(word string) (int, bool) {
+	if len(word) < 3 || word[0] != '-' || word[2] < '0' || word[2] > '9' {
+		return 0, false
+	}
+	for i := len(l.levels) - 1; i >= 0; i-- {
+		if takesValue, ok := lookup(l.levels[i].flags, word[1:2]); ok && takesValue {
+			l.levels[i].add(word[1:2], word[2:], true)
+			return 1, true
+		}
+	}
+	return 0, false
 }
 
 // known reports whether word is a flag on this line, so that it is not swallowed as another flag's value.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -15,6 +16,9 @@ import (
 func testApp(saw *[]string) *cli.App {
 	action := func(c *cli.Context) error {
 		*saw = append([]string{c.Command.Name, c.String("socket"), c.String("auth-key"), c.String("tag")}, c.Args().Slice()...)
+		if n := c.Int("count"); n != 0 {
+			*saw = append(*saw, fmt.Sprint("count ", n))
+		}
 		if c.Bool("json") {
 			*saw = append(*saw, "json")
 		}
@@ -51,6 +55,7 @@ func TestMain_refuses(t *testing.T) {
 		{"missing value at the end", "why --auth-key", 2, "--auth-key needs a value"},
 		{"missing value before another flag", "why --auth-key --json", 2, "--auth-key needs a value"},
 		{"value of the wrong kind", "why -c many", 2, `-c cannot be "many"`},
+		{"a number against a letter that is no flag", "why -x1", 2, `unknown flag "-x1"`},
 		{"flag of another command", "fail --json", 2, `unknown flag "--json"`},
 		{"unknown command", "wjy", 2, `unknown command "wjy"`},
 		{"unknown command with a near one", "kays", 2, `unknown command "kays": did you mean keys?`},
@@ -101,6 +106,7 @@ func TestMain_flagsCountAnywhere(t *testing.T) {
 		{"after two dashes all are arguments", "why --json -- a --json", []string{"why", "", "", "", "a", "--json", "json"}},
 		{"subcommand", "keys create --tag db --socket /s --json", []string{"create", "/s", "", "db", "json"}},
 		{"a command's name as an argument", "why why", []string{"why", "", "", "", "why"}},
+		{"a number against its letter", "why a -c12", []string{"why", "", "", "", "a", "count 12"}},
 		{"explicitly false", "why a --json=false", []string{"why", "", "", "", "a"}},
 	} {
 		t.Run(test.outcome, func(t *testing.T) {
@@ -124,7 +130,7 @@ func TestMain_help(t *testing.T) {
 			app := testApp(&saw)
 			app.Writer, app.ErrWriter = &stdout, &stderr
 			status := Main(context.Background(), app, append([]string{"prog"}, strings.Fields(args)...))
-			if status != 0 || !strings.Contains(stdout.String(), "USAGE") || saw != nil {
+			if status != 0 || !strings.Contains(stdout.String(), "Usage:") || saw != nil {
 				t.Errorf("status %d, stdout %q, stderr %q, ran %q", status, stdout.String(), stderr.String(), saw)
 			}
 		})

@@ -65,6 +65,7 @@ func Main(ctx context.Context, app *cli.App, args []string) int {
 	app.ExitErrHandler = func(*cli.Context, error) {} // the library would end the process in the middle of ours
 	app.OnUsageError = onUsage
 	handleUsage(app.Commands)
+	setCompletion(app)
 	arranged, err := Arrange(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, arranged)
