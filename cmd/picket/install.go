@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"picket.internal/cmd/internal/cliflags"
+	"picket.internal/node"
 )
 
 const (
@@ -99,14 +100,14 @@ func (a agent) unit(program string) (string, error) {
 	return `[Unit]
 Description=Picket node agent
 After=network.target
-Wants=network.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=exec
 ExecStart=` + strings.Join(args, " ") + `
 Restart=always
 RestartSec=1
-` + places + `CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_OVERRIDE
+` + places + `CapabilityBoundingSet=` + a.capabilities() + `
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
@@ -134,13 +135,30 @@ WantedBy=multi-user.target
 `, nil
 }
 
+const noSystemd = "systemd does not run this system: start `picket run` from its own service manager (picket install --print shows how it is meant to run)"
+
+// capabilities are what the service keeps of root's: the interface with its routes and guard, and a low port where one is asked for.
+func (a agent) capabilities() string {
+	var keep []string
+	if a.tun != node.Userspace {
+		keep = append(keep, "CAP_NET_ADMIN")
+	}
+	if a.port > 0 && a.port < 1024 {
+		keep = append(keep, "CAP_NET_BIND_SERVICE")
+	}
+	return strings.Join(keep, " ")
+}
+
 // canInstall refuses without root or systemd, and a program that others could replace: the service would run theirs as root.
 func canInstall(program string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("installing a service needs root: use sudo")
 	}
 	if _, err := exec.LookPath("systemctl"); err != nil {
-		return errors.New("this system has no systemd: start `picket run` from its own service manager (picket install --print shows how it is meant to run)")
+		return errors.New(noSystemd)
+	}
+	if _, err := os.Stat("/run/systemd/system"); err != nil { // sd_booted(3)
+		return errors.New(noSystemd)
 	}
 	return onlyRootWrites(program)
 }
@@ -183,6 +201,9 @@ func uninstallCommand() *cli.Command {
 			}
 			if _, err := os.Lstat(unitPath); errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("there is no service %s to remove", unitName)
+			}
+			if _, err := os.Stat("/run/systemd/system"); err != nil {
+				return fmt.Errorf("systemd does not run this system: end the agent yourself, and remove %s", unitPath)
 			}
 			if err := systemctl(c, "disable", "--now", unitName); err != nil {
 				return err

@@ -47,6 +47,18 @@ func TestPeersTable_fits120Columns(t *testing.T) {
 	}
 }
 
+func TestPeersTable_clipsNothingThatFits(t *testing.T) {
+	var out bytes.Buffer
+	p := localapi.Peer{Name: "a-name-of-more-than-some", Owner: "alice.the.administrator@example.com", Addresses: []netip.Addr{netip.MustParseAddr("100.64.0.2")},
+		Out: []localapi.Allowed{{Ports: "tcp 5432"}, {Ports: "icmp"}}}
+	peersTable(&out, []localapi.Peer{p}, time.Now())
+	for _, whole := range []string{p.Name, p.Owner, "tcp 5432, icmp"} {
+		if !strings.Contains(out.String(), whole) {
+			t.Errorf("%q is not whole in\n%s", whole, out.String())
+		}
+	}
+}
+
 // TestNothingSteersTheTerminal prints what others could have chosen.
 func TestNothingSteersTheTerminal(t *testing.T) {
 	const evil = "a\x1b[2J\x07\r\nb\u202e\u009b31m"

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -16,11 +16,12 @@ import (
 
 func peersCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "peers",
-		Usage:       "list whom this machine may talk to, or show one peer in full",
-		ArgsUsage:   "[NAME]",
-		Description: "OUT is what this machine may open there, IN what the peer may open here.\n\nExamples:\n\n   picket peers\n   picket peers db-1\n   picket peers --json",
-		Flags:       asking(jsonFlag()),
+		Name:         "peers",
+		Usage:        "list whom this machine may talk to, or show one peer in full",
+		ArgsUsage:    "[NAME]",
+		BashComplete: peerNames,
+		Description:  "OUT is what this machine may open there, IN what the peer may open here.\n\nExamples:\n\n   picket peers\n   picket peers db-1\n   picket peers --json",
+		Flags:        asking(jsonFlag()),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 1, "a NAME"); err != nil {
 				return err
@@ -37,13 +38,10 @@ func peersCommand() *cli.Command {
 	}
 }
 
-// Widths of the columns: with two blanks between them a line has at most 120 characters.
+// peersWidth is how many columns the table takes at most; peersGap, how many blanks stand between two.
 const (
-	widthName    = 13
-	widthOwner   = 14
-	widthAddress = 15
-	widthPath    = 21
-	widthAllowed = 11
+	peersWidth = 120
+	peersGap   = 2
 )
 
 func peersTable(w io.Writer, peers []localapi.Peer, now time.Time) {
@@ -51,17 +49,47 @@ func peersTable(w io.Writer, peers []localapi.Peer, now time.Time) {
 		fmt.Fprintln(w, "No peers: the policy allows no flow from or to this machine, or it is not connected (picket status).")
 		return
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tOWNER\tADDRESS\tPATH\tRTT\tSEEN\tRX/TX\tOUT\tIN")
+	rows := [][]string{{"NAME", "OWNER", "ADDRESS", "PATH", "RTT", "SEEN", "RX/TX", "OUT", "IN"}}
 	for _, p := range peers {
-		fmt.Fprintln(t, strings.Join(peerRow(p, now), "\t"))
+		rows = append(rows, peerRow(p, now))
 	}
-	t.Flush()
+	widths := columnWidths(rows, peersWidth)
+	for _, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			fmt.Fprintf(&line, "%-*s", widths[i]+peersGap, clip(cell, widths[i]))
+		}
+		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
+	}
 	for _, p := range peers {
 		if p.Refused != "" {
 			fmt.Fprintf(w, "! %s is refused: %s\n", protocol.Printable(p.Name), protocol.Printable(p.Refused))
 		}
 	}
+}
+
+// columnWidths are those of the longest cells; where a line would be longer than limit, the widest columns give way, one character at a time.
+func columnWidths(rows [][]string, limit int) []int {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	total := peersGap * (len(widths) - 1)
+	for _, w := range widths {
+		total += w
+	}
+	for ; total > limit; total-- {
+		widest := 0
+		for i, w := range widths {
+			if w > widths[widest] {
+				widest = i
+			}
+		}
+		widths[widest]--
+	}
+	return widths
 }
 
 func peerRow(p localapi.Peer, now time.Time) []string {
@@ -73,10 +101,13 @@ func peerRow(p localapi.Peer, now time.Time) []string {
 	if !p.LastHandshake.IsZero() {
 		seen = span(max(0, now.Sub(p.LastHandshake)))
 	}
-	return []string{
-		clip(p.Name, widthName), clip(ownerText(p), widthOwner), clip(address, widthAddress), clip(pathText(p), widthPath), millis(p.Latency), seen,
-		size(p.RxBytes) + "/" + size(p.TxBytes), clip(allowedText(p.Out), widthAllowed), clip(allowedText(p.In), widthAllowed),
+	row := []string{
+		p.Name, ownerText(p), address, pathText(p), millis(p.Latency), seen, size(p.RxBytes) + "/" + size(p.TxBytes), allowedText(p.Out), allowedText(p.In),
 	}
+	for i := range row {
+		row[i] = protocol.Printable(row[i])
+	}
+	return row
 }
 
 func ownerText(p localapi.Peer) string {

@@ -15,10 +15,11 @@ import (
 
 func pingCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "ping",
-		Usage:       "send echoes to a peer, through tunnel and filters",
-		ArgsUsage:   "NAME",
-		Description: "Exit status 1 when none is answered. A refusal by the policy is said at once.\n\nExamples:\n\n   picket ping db-1\n   picket ping -c 1 100.64.0.7\n   picket ping db-1 --json",
+		Name:         "ping",
+		Usage:        "send echoes to a peer, through tunnel and filters",
+		ArgsUsage:    "NAME",
+		BashComplete: peerNames,
+		Description:  "Exit status 1 when none is answered. A refusal by the policy is said at once.\n\nExamples:\n\n   picket ping db-1\n   picket ping -c 1 100.64.0.7\n   picket ping db-1 --json",
 		Flags: asking(jsonFlag(),
 			&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Value: 4, Usage: "send `N` echoes"},
 			&cli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Usage: "wait at most `TIME` for each answer"},

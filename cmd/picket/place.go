@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"picket.internal/cmd/internal/cliflags"
+	"picket.internal/coordinator/protocol"
 	"picket.internal/node/localapi"
 )
 
@@ -68,6 +72,18 @@ func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON
 func asking(more ...cli.Flag) []cli.Flag { return append(more, socketFlag(askedSocket())) }
 
 func client(c *cli.Context) *localapi.Client { return localapi.NewClient(c.String("socket")) }
+
+// peerNames completes the name of a peer.
+var peerNames = cliflags.Candidates(func(c *cli.Context) []string {
+	ctx, cancel := context.WithTimeout(c.Context, time.Second)
+	defer cancel()
+	peers, _ := client(c).Peers(ctx) // without an agent there is nothing to offer
+	var names []string
+	for _, p := range peers {
+		names = append(names, protocol.Printable(p.Name))
+	}
+	return names
+})
 
 // explain says how to start an agent when there is none.
 func explain(err error) error {

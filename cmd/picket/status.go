@@ -20,7 +20,7 @@ func statusCommand() *cli.Command {
 		Name:        "status",
 		Usage:       "say who this machine is, whether it is connected, and until when",
 		Description: "Exit status 1 unless packets may pass.\n\nExamples:\n\n   picket status\n   picket status --json\n   sudo picket status --wg",
-		Flags:       asking(jsonFlag(), &cli.BoolFlag{Name: "wg", Usage: "show the WireGuard device instead, as `wg show` would"}),
+		Flags:       asking(jsonFlag(), &cli.BoolFlag{Name: "wg", Usage: "show the WireGuard device instead, as wg(8) does"}),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
 				return err

@@ -23,7 +23,8 @@ func upCommand() *cli.Command {
 		Usage: "join a network, or come back to it",
 		Description: "Prints a page to open and a code to type there, and waits. A server joins by an auth key, without a person.\n\nExamples:\n\n" +
 			"   picket up --coordinator 'https://picket.example.com:8443#FINGERPRINT'\n" +
-			"   picket up --coordinator 'https://…#…' --auth-key file:/root/key --hostname db-1\n" +
+			"   picket up --coordinator 'https://…#…' --auth-key file:/root/key\n" +
+			"   picket up --coordinator 'https://…#…' --hostname db-1\n" +
 			"   picket up\n\n" +
 			"A key given as file:PATH or - (standard input) is seen by nobody in the list of processes.",
 		Flags: asking(
@@ -93,6 +94,9 @@ func readAuthKey(s string, stdin io.Reader) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
+// quietZone is the border of the QR code, in modules: half of what ISO/IEC 18004 asks for, which cameras take, so that all fits into 24 lines.
+const quietZone = 2
+
 func showEvent(w io.Writer, e localapi.UpEvent) {
 	if e.Note != "" {
 		fmt.Fprintf(w, "… %s\n", protocol.Printable(e.Note))
@@ -100,10 +104,16 @@ func showEvent(w io.Writer, e localapi.UpEvent) {
 	if e.Login == nil {
 		return
 	}
-	fmt.Fprintf(w, "\nTo join, open this page and type the code there:\n\n    %s\n\n    Code: %s\n\n", protocol.Printable(e.Login.URL), protocol.Printable(e.Login.Code))
+	url := protocol.Printable(e.Login.URL)
 	if f, ok := w.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
-		qrterminal.GenerateHalfBlock(protocol.Printable(e.Login.URL), qrterminal.L, w)
+		// Above the words: it is as high as a small terminal, and must not push the code out of sight.
+		qrterminal.GenerateWithConfig(url, qrterminal.Config{
+			Writer: w, Level: qrterminal.L, HalfBlocks: true, QuietZone: quietZone,
+			BlackChar: qrterminal.BLACK_BLACK, WhiteChar: qrterminal.WHITE_WHITE,
+			BlackWhiteChar: qrterminal.BLACK_WHITE, WhiteBlackChar: qrterminal.WHITE_BLACK,
+		})
 	}
+	fmt.Fprintf(w, "To join, open this page and type the code there:\n    %s\n    Code: %s\n", url, protocol.Printable(e.Login.Code))
 	fmt.Fprintf(w, "Waiting until %s.\n", e.Login.Expires.Local().Format("15:04"))
 }
 
@@ -200,9 +210,10 @@ func logoutCommand() *cli.Command {
 
 func trustCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "trust",
-		Usage:     "accept that a peer has a new device key",
-		ArgsUsage: "NODE",
+		Name:         "trust",
+		Usage:        "accept that a peer has a new device key",
+		ArgsUsage:    "NODE",
+		BashComplete: peerNames,
 		Description: "A peer that shows another device key than it was known by is refused until you say that it was really set up anew.\n" +
 			"Ask its owner first, by another way than this network.\n\nExample:\n\n   picket trust db-1",
 		Flags: asking(),

@@ -13,9 +13,10 @@ import (
 
 func whyCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "why",
-		Usage:     "say whether a flow is allowed, by which line of the policy, or what is missing",
-		ArgsUsage: "[SRC] DST:PORT[/PROTO]",
+		Name:         "why",
+		Usage:        "say whether a flow is allowed, by which line of the policy, or what is missing",
+		ArgsUsage:    "[SRC] DST:PORT[/PROTO]",
+		BashComplete: peerNames,
 		Description: "SRC is this machine unless named; one of the two must be this machine. Exit status 1 when it is refused.\n\nExamples:\n\n" +
 			"   picket why db-1:5432\n   picket why db-1:53/udp\n   picket why db-1/icmp\n   picket why alice-laptop web-1:443 --json",
 		Flags: asking(jsonFlag()),
@@ -45,7 +46,7 @@ func whyCommand() *cli.Command {
 func writeWhy(w io.Writer, a localapi.WhyAnswer) {
 	policy := ""
 	if a.Policy != "" {
-		policy = ", policy " + policyText(a.Policy)
+		policy = " (policy " + policyText(a.Policy) + ")"
 	}
 	src, dst := protocol.Printable(a.Src), protocol.Printable(a.Dst)
 	if a.Allow {
