@@ -50,7 +50,7 @@ var rules = []rule{
 // homes names the only folders that may import a third party directly.
 var homes = map[string][]string{
 	"golang.zx2c4.com/wireguard/wgctrl": {"cmd/picket"},
-	"golang.zx2c4.com/wireguard":        {"wgtun", "wgtun/*"},
+	"golang.zx2c4.com/wireguard":        {"wgtun", "wgtun/*", "integration/*"}, // the latter to compare with it bare
 	"gvisor.dev/gvisor":                 {"wgtun/userspace"},
 	"github.com/vishvananda/netlink":    {"node/hostnet", "integration/*"},
 	"github.com/google/nftables":        {"node/hostnet", "integration/*"},

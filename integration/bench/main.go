@@ -1,0 +1,113 @@
+//go:build linux
+
+// Bench compares a Picket tunnel with bare wireguard-go, of the same version and at the same MTU, between the same two hosts of a
+// lab: each round measures the one and then the other, and what counts is the ratio within a round, since machines are noisy and
+// ratios less so. It needs root for the namespaces, keeps all traffic inside them, and leaves nothing behind.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"picket.internal/integration/lab"
+)
+
+func main() {
+	lab.Helper()
+	helper()
+	bin := flag.String("bin", "bin", "folder with the programs")
+	rounds := flag.Int("rounds", 5, "measure each side `N` times, in turn")
+	quick := flag.Bool("quick", false, "two short rounds, which show that measuring works and little else")
+	flag.Parse()
+	if why := lab.CanPrivileged(); why != nil {
+		fmt.Printf("The paired run is skipped, because it needs network namespaces and TUN devices: %v.\n", why)
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	p := full
+	p.rounds = *rounds
+	if *quick {
+		p = short
+	}
+	if err := run(ctx, *bin, p); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// plan says how long each figure of a round is measured.
+type plan struct {
+	rounds  int
+	stream  time.Duration // TCP throughput, for each number of streams
+	probe   time.Duration // one rate of UDP packets
+	connect time.Duration // new connections, for each number at a time
+	pings   int
+}
+
+var (
+	full  = plan{rounds: 5, stream: 4 * time.Second, probe: 300 * time.Millisecond, connect: 1500 * time.Millisecond, pings: 1000}
+	short = plan{rounds: 2, stream: time.Second, probe: 100 * time.Millisecond, connect: 300 * time.Millisecond, pings: 50}
+)
+
+func run(ctx context.Context, bin string, p plan) error {
+	if p.rounds < 1 {
+		return errors.New("at least one round")
+	}
+	dir, err := os.MkdirTemp("", "pkbench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	bin, err = filepath.Abs(bin)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	a, b, err := measureAll(ctx, lab.Config{Bin: bin, Dir: dir}, p)
+	if ctx.Err() != nil {
+		return errors.New("interrupted; nothing is left behind")
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%d rounds in %v. Ratios are Picket's figure over wireguard-go's of the same round.\n\n", p.rounds, time.Since(began).Round(time.Second))
+	report(os.Stdout, a, b)
+	return nil
+}
+
+// measureAll runs the rounds: what each side showed in each.
+func measureAll(ctx context.Context, c lab.Config, p plan) (a, b []figures, err error) {
+	world, err := lab.New(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer world.Close()
+	bench, err := newBench(ctx, world, c.Dir, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	bench.facts(os.Stdout)
+	for i := range p.rounds {
+		fmt.Printf("round %d of %d\n", i+1, p.rounds)
+		for _, side := range []struct {
+			tunnel
+			all *[]figures
+		}{{bench.bare, &a}, {bench.picket, &b}} {
+			f, err := bench.measure(ctx, side.tunnel)
+			if err != nil {
+				return nil, nil, fmt.Errorf("round %d, %s: %w", i+1, side.name(), err)
+			}
+			fmt.Printf("  %-14s %v\n", side.name(), f)
+			*side.all = append(*side.all, f)
+		}
+	}
+	return a, b, nil
+}
