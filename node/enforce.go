@@ -161,8 +161,13 @@ func (n *Node) apply() (cut int, err error) {
 		Generation: h.header.Generation, Self: h.header.Node, Peers: peers, Rules: j.rules, NotAfter: n.clock.local(n.leaseEnd()),
 		Overlay: h.content.Network.Overlay,
 	})
+	if errors.Is(err, wgtun.ErrRefused) {
+		n.refuseAll() // what the last map allowed and this one may not must end (R6)
+		n.trouble.refused = fmt.Sprintf("the tunnel refuses the map (%v): nothing passes until there is another; tell the coordinator's operator", err)
+		return 0, err
+	}
 	if err != nil {
-		n.trouble.refused = fmt.Sprintf("the tunnel refuses the map (%v): the last one stays in force; tell the coordinator's operator", err)
+		n.trouble.refused = fmt.Sprintf("the map is not in force whole (%v): it is tried again", err)
 		return 0, err
 	}
 	n.map_.inForce = true

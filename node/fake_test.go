@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -29,6 +30,7 @@ type fakeOverlay struct {
 
 	mu      sync.Mutex
 	states  []wgtun.State
+	refuses uint64 // a generation that Apply refuses whole
 	fitted  int
 	fitErr  error
 	hints   map[acl.NodeID][]netip.AddrPort
@@ -61,6 +63,9 @@ func (o *fakeOverlay) Fit([]netip.Addr, []netip.Prefix) error {
 func (o *fakeOverlay) Apply(s wgtun.State) (wgtun.Applied, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.refuses != 0 && s.Generation == o.refuses {
+		return wgtun.Applied{}, fmt.Errorf("apply: %w: it is not sound", wgtun.ErrRefused)
+	}
 	var cut []filter.Cut
 	if len(o.states) > 0 && len(s.Peers) < len(o.states[len(o.states)-1].Peers) {
 		cut = make([]filter.Cut, 1)

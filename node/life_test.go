@@ -238,6 +238,33 @@ func TestFit_failureRefusesEverything(t *testing.T) {
 	})
 }
 
+// TestApply_refusedEndsWhatTheLastMapAllowed: a map that came through the door but that the tunnel refuses whole must not leave an older one
+// in force, which may allow what this one takes away.
+func TestApply_refusedEndsWhatTheLastMapAllowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.join()
+		a, b := newPeer("a", "100.64.0.2"), newPeer("b", "100.64.0.3")
+		w.send(w.signed(5, content(a.entry(), b.entry())))
+		w.overlay().refuses = 6
+		w.send(w.signed(6, content(b.entry())))
+		if s := w.overlay().last(); len(s.Peers) > 0 || s.Rules != nil {
+			t.Errorf("in force: generation %d, peers %v", s.Generation, nodesOf(s))
+		}
+		if s := w.status(); s.State != localapi.StateRefused || !strings.Contains(s.Problem, "nothing passes until there is another") {
+			t.Errorf("state %s, %q", s.State, s.Problem)
+		}
+		if n := len(w.session().receipts); n != 1 {
+			t.Errorf("%d receipts, want only the one of generation 5", n)
+		}
+		w.send(w.signed(7, content(b.entry())))
+		w.wantState(localapi.StateRunning)
+		if s := w.overlay().last(); !slices.Equal(nodesOf(s), []acl.NodeID{"b"}) {
+			t.Errorf("the next sound map: %v", nodesOf(s))
+		}
+	})
+}
+
 func TestOverlay_openedAgainWhenDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
