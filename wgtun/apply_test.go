@@ -190,6 +190,39 @@ func TestTunnelKeyHandover(t *testing.T) {
 	})
 }
 
+// TestAddressMovesWhileItsHolderRotates: a new tunnel key of one device is a handover, but not of an address that goes to another node in
+// the same State. The old key must be gone before the address comes to that node.
+func TestAddressMovesWhileItsHolderRotates(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.nodes[0], w.nodes[1]
+		c := w.newNode("c")
+		var seen *watched
+		c.start(func(t *Tunnel) { seen = watch(t) })
+		grants := append(both(a, c), both(b, c)...)
+		w.apply(grants...)
+		moving, old := a.addrs[0], hexKey(a.tk.Public())
+		a.addrs, b.addrs, a.tk = a.addrs[1:], append(b.addrs, moving), key.NewTunnel()
+		var order []string
+		seen.before = func(config string) error {
+			switch {
+			case strings.Contains(config, old) && strings.Contains(config, "remove=true"):
+				order = append(order, "remove the old key")
+			case strings.Contains(config, "allowed_ip="+moving.String()):
+				order = append(order, "give to b")
+			}
+			return nil
+		}
+		w.gen++
+		if _, err := c.tunnel.Apply(w.state(c, testLease, grants...)); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(order, ", "); got != "remove the old key, give to b" {
+			t.Errorf("order: %s", got)
+		}
+	})
+}
+
 // TestRemovalDoesNotWaitToTakeEffect stalls the TUN so that a peer's removal must wait: what it is to end has ended before (R14).
 func TestRemovalDoesNotWaitToTakeEffect(t *testing.T) {
 	nettest.Bubble(t, func(t *testing.T) {
