@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"picket.internal/cmd/internal/cliflags"
 	"picket.internal/coordinator/opsocket"
 )
 
@@ -13,12 +14,13 @@ func auditCommand() *cli.Command {
 	return &cli.Command{
 		Name:            "audit",
 		Usage:           "read the audit log",
+		Description:     "Example:\n\n   picket-coordinator audit list",
 		HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{Name: "list", Usage: "list what was done, newest first", Action: listAudit,
 				Flags: []cli.Flag{
-					&cli.IntFlag{Name: "limit", Value: 50, Usage: "at most this `MANY`"},
-					&cli.Int64Flag{Name: "before", Usage: "only records older than number `SEQ`"},
+					&cli.IntFlag{Name: "limit", Value: 50, Usage: "at most `N` records"},
+					&cli.Int64Flag{Name: "before", Usage: "only records older than number `SEQ`, to page on"},
 					dirFlag(), jsonFlag(),
 				},
 				Description: "Example:\n\n   picket-coordinator audit list --limit 200 --json"},
@@ -31,7 +33,7 @@ func listAudit(c *cli.Context) error {
 		return err
 	}
 	if c.Int("limit") < 1 {
-		return &usageError{"--limit must be at least 1"}
+		return cliflags.Usage(c, "--limit must be at least 1")
 	}
 	records, err := opsocket.AuditList.Do(c.Context, client(c), opsocket.Page{Limit: c.Int("limit"), Before: c.Int64("before")})
 	if err != nil {

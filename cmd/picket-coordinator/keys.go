@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"picket.internal/cmd/internal/cliflags"
 	"picket.internal/coordinator"
 	"picket.internal/coordinator/opsocket"
 )
@@ -18,17 +19,20 @@ func keysCommand() *cli.Command {
 	return &cli.Command{
 		Name:            "keys",
 		Usage:           "make, list and revoke auth keys, with which servers join by themselves",
+		Description:     "Example:\n\n   picket-coordinator keys create --tag tag:db",
 		HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{Name: "create", Usage: "make an auth key; it is shown this once", Action: createKey,
 				Flags: append([]cli.Flag{
 					&cli.StringSliceFlag{Name: "tag", Usage: "nodes that join with it get this `TAG`, which the policy's tagOwners must define (repeat for more)"},
-					&cli.BoolFlag{Name: "reusable", Usage: "may be used more than once"},
-					&cli.DurationFlag{Name: "life", Value: time.Hour, Usage: "valid for this `LONG`"},
+					&cli.BoolFlag{Name: "reusable", Usage: "may be used any number of times"},
+					&cli.DurationFlag{Name: "life", Value: time.Hour, Usage: "valid for `TIME`, such as 24h"},
 				}, common...),
-				Description: "Example:\n\n   picket-coordinator keys create --tag tag:db\n   picket-coordinator keys create --tag tag:web --reusable --life 24h"},
-			{Name: "list", Usage: "list auth keys, without their secrets", Flags: common, Action: listKeys},
-			{Name: "revoke", Usage: "make an auth key useless; nodes that joined with it stay", ArgsUsage: "ID", Flags: common, Action: revokeKey},
+				Description: "Examples:\n\n   picket-coordinator keys create --tag tag:db\n   picket-coordinator keys create --tag tag:web --reusable --life 24h"},
+			{Name: "list", Usage: "list auth keys, without their secrets", Flags: common, Action: listKeys,
+				Description: "A key is valid, spent, expired or revoked. Example:\n\n   picket-coordinator keys list --json"},
+			{Name: "revoke", Usage: "make an auth key useless; nodes that joined with it stay", ArgsUsage: "ID", Flags: common, Action: revokeKey, BashComplete: keyIDs,
+				Description: "ID is what `keys list` shows. Example:\n\n   picket-coordinator keys revoke xywseukwqhlxs"},
 		},
 	}
 }
@@ -45,10 +49,15 @@ func createKey(c *cli.Context) error {
 	}
 	tags := c.StringSlice("tag")
 	if len(tags) == 0 {
-		return &usageError{"keys create needs at least one --tag: a node that joins by key belongs to no person, so its tags say who may reach it"}
+		return cliflags.Usage(c, "--tag is missing: a node that joins by key belongs to no person, so its tags say who may reach it")
+	}
+	for _, t := range tags {
+		if !strings.HasPrefix(t, "tag:") {
+			return cliflags.Usage(c, "--tag %q is no tag: did you mean tag:%s?", t, t)
+		}
 	}
 	if c.Duration("life") <= 0 {
-		return &usageError{"--life must be longer than nothing, for example 1h"}
+		return cliflags.Usage(c, "--life must be longer than nothing, for example 1h")
 	}
 	k, err := opsocket.KeysCreate.Do(c.Context, client(c), opsocket.NewKey{Tags: tags, Reusable: c.Bool("reusable"), Life: c.Duration("life")})
 	if err != nil {
@@ -72,6 +81,10 @@ func listKeys(c *cli.Context) error {
 		return err
 	}
 	return show(c, keys, func(w io.Writer) {
+		if len(keys) == 0 {
+			fmt.Fprintln(w, "no auth keys yet: picket-coordinator keys create --tag TAG")
+			return
+		}
 		var rows [][]string
 		for _, k := range keys {
 			rows = append(rows, []string{k.ID, k.State, strings.Join(k.Tags, ","), strconv.Itoa(k.Uses), clock(k.Created), clock(k.Expires), k.By})

@@ -25,18 +25,20 @@ func main() {
 	os.Exit(status)
 }
 
-// usageError is a call that cannot be understood.
+// usageError is a flag's value that cannot be understood.
 type usageError struct{ message string }
 
 func (e *usageError) Error() string { return e.message }
 
-// ExitCode makes it a cli.ExitCoder.
-func (e *usageError) ExitCode() int { return cliflags.ExitUsage }
-
 func newApp(stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
-		Name:                 "picket-coordinator",
-		Usage:                "serve a Picket network, and look after it",
+		Name:  "picket-coordinator",
+		Usage: "serve a Picket network, and look after it",
+		Description: "Start a network, and let servers and people in:\n\n" +
+			"   picket-coordinator serve --url https://picket.example.com:8443 \\\n      --policy-repo /srv/policy\n" +
+			"   picket-coordinator users add bob@example.com\n" +
+			"   picket-coordinator keys create --tag tag:db\n\n" +
+			"Exit status: 0 done, 1 failed or refused, 2 wrong use.",
 		Version:              buildVersion(),
 		Writer:               stdout,
 		ErrWriter:            stderr,
@@ -73,10 +75,14 @@ func buildVersion() string {
 
 func versionCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "version",
-		Usage: "print the version",
-		Flags: []cli.Flag{jsonFlag()},
+		Name:        "version",
+		Usage:       "print the version",
+		Description: "Example:\n\n   picket-coordinator version --json",
+		Flags:       []cli.Flag{jsonFlag()},
 		Action: func(c *cli.Context) error {
+			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
+				return err
+			}
 			return show(c, map[string]string{"version": buildVersion()}, func(w io.Writer) {
 				fmt.Fprintf(w, "picket-coordinator %s\n", buildVersion())
 			})

@@ -18,20 +18,21 @@ func nodesCommand() *cli.Command {
 	return &cli.Command{
 		Name:            "nodes",
 		Usage:           "see and change nodes",
+		Description:     "Example:\n\n   picket-coordinator nodes list",
 		HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{Name: "list", Usage: "list every node", Flags: common, Action: listNodes,
 				Description: "Example:\n\n   picket-coordinator nodes list --json"},
-			{Name: "show", Usage: "show one node in full", ArgsUsage: "NODE", Flags: common, Action: showNode,
-				Description: "NODE is a name or an id. Example:\n\n   picket-coordinator nodes show web-1"},
-			{Name: "rename", Usage: "give a node another name", ArgsUsage: "NODE NAME", Flags: changing, Action: renameNode,
+			{Name: "show", Usage: "show one node in full", ArgsUsage: "NODE", Flags: common, Action: showNode, BashComplete: nodeNames,
+				Description: "NODE is a name or an id.\n\nExample:\n\n   picket-coordinator nodes show web-1"},
+			{Name: "rename", Usage: "give a node another name", ArgsUsage: "NODE NAME", Flags: changing, Action: renameNode, BashComplete: nodeNames,
 				Description: "Example:\n\n   picket-coordinator nodes rename debian web-1"},
-			{Name: "remove", Usage: "remove a node for good; it must join anew", ArgsUsage: "NODE", Flags: changing, Action: removeNode,
-				Description: "Every peer drops it at once. Example:\n\n   picket-coordinator nodes remove web-1 --wait"},
+			{Name: "remove", Usage: "remove a node for good; it must join anew", ArgsUsage: "NODE", Flags: changing, Action: removeNode, BashComplete: nodeNames,
+				Description: "Every peer drops it at once.\n\nExample:\n\n   picket-coordinator nodes remove web-1 --wait"},
 			{Name: "quarantine", Usage: "take every flow from a node without removing it", ArgsUsage: "NODE",
-				Flags:       append([]cli.Flag{&cli.BoolFlag{Name: "off", Usage: "end the quarantine"}}, changing...),
-				Action:      quarantineNode,
-				Description: "Example:\n\n   picket-coordinator nodes quarantine web-1 --wait\n   picket-coordinator nodes quarantine web-1 --off"},
+				Flags:  append([]cli.Flag{&cli.BoolFlag{Name: "off", Usage: "end the quarantine"}}, changing...),
+				Action: quarantineNode, BashComplete: nodeNames,
+				Description: "Examples:\n\n   picket-coordinator nodes quarantine web-1 --wait\n   picket-coordinator nodes quarantine web-1 --off"},
 		},
 	}
 }
@@ -78,7 +79,8 @@ func showNode(c *cli.Context) error {
 		return whichNode(err)
 	}
 	return show(c, n, func(w io.Writer) {
-		table(w, "name|"+printable(n.Name), [][]string{
+		fields(w, [][]string{
+			{"name", n.Name},
 			{"id", string(n.ID)},
 			{"owner or tags", ownerOrTags(n.Owner, n.Tags)},
 			{"addresses", addresses(n.Addresses)},

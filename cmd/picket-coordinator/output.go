@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"picket.internal/cmd/internal/cliflags"
+	"picket.internal/coordinator"
 	"picket.internal/coordinator/keydir"
 	"picket.internal/coordinator/opsocket"
 )
@@ -50,6 +53,15 @@ func table(w io.Writer, header string, rows [][]string) {
 			r[i] = printable(cell)
 		}
 		fmt.Fprintln(t, strings.Join(r, "\t"))
+	}
+	t.Flush()
+}
+
+// fields prints "name  value" lines.
+func fields(w io.Writer, rows [][]string) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintf(t, "%s\t%s\n", r[0], printable(r[1]))
 	}
 	t.Flush()
 }
@@ -128,9 +140,17 @@ func arguments(c *cli.Context, n int, form string) ([]string, error) {
 	if c.NArg() == n {
 		return c.Args().Slice(), nil
 	}
-	name := strings.TrimPrefix(c.Command.HelpName, "picket-coordinator ")
-	if form == "" {
-		return nil, &usageError{fmt.Sprintf("%s takes no arguments; see picket-coordinator %s --help", name, name)}
+	if err := cliflags.NArgs(c, 0, n, form); err != nil {
+		return nil, err
 	}
-	return nil, &usageError{fmt.Sprintf("%s takes %s; see picket-coordinator %s --help", name, form, name)}
+	return nil, cliflags.Usage(c, "this command takes %s", form)
+}
+
+// unknown names what was not found, which the coordinator, for the sake of those who may not know, does not.
+func unknown(err error, kind, ref string) error {
+	var refused *coordinator.Error
+	if errors.As(err, &refused) && refused.Code == coordinator.CodeNotFound {
+		return fmt.Errorf("there is no %s %.80q: see `picket-coordinator %ss list`", kind, ref, kind)
+	}
+	return err
 }

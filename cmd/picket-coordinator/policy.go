@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"picket.internal/cmd/internal/cliflags"
 	"picket.internal/coordinator"
 	"picket.internal/coordinator/opsocket"
 )
@@ -17,17 +18,19 @@ func policyCommand() *cli.Command {
 	return &cli.Command{
 		Name:            "policy",
 		Usage:           "see which policy is in force, and fetch a newer one",
+		Description:     "Example:\n\n   picket-coordinator policy status",
 		HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{Name: "status", Usage: "show the policy in force and what stands against a newer one", Action: policyStatus,
-				Flags: append([]cli.Flag{&cli.BoolFlag{Name: "text", Usage: "print the policy's text as well"}}, common...)},
+				Description: "Example:\n\n   picket-coordinator policy status --text",
+				Flags:       append([]cli.Flag{&cli.BoolFlag{Name: "text", Usage: "print the policy's text as well"}}, common...)},
 			{Name: "reload", Usage: "fetch the policy now", Action: policyReload,
 				Flags: append(append([]cli.Flag{
 					&cli.StringFlag{Name: "accept", Usage: "take this `COMMIT` although it rewrites history"},
 				}, waitFlags()...), common...),
 				Description: "Examples:\n\n   picket-coordinator policy reload --wait\n   picket-coordinator policy reload --accept 4f1c2d9e0b7a6c5d4e3f2a1b0c9d8e7f6a5b4c3d"},
-			{Name: "why", Usage: "judge a flow between any two nodes", ArgsUsage: "SRC DST:PORT[/PROTO]", Flags: common, Action: policyWhy,
-				Description: "Exit status 1 when refused. Example:\n\n   picket-coordinator policy why alice-laptop db:5432"},
+			{Name: "why", Usage: "judge a flow between any two nodes", ArgsUsage: "SRC DST:PORT[/PROTO]", Flags: common, Action: policyWhy, BashComplete: nodeNames,
+				Description: "Exit status 1 when refused.\n\nExample:\n\n   picket-coordinator policy why alice-laptop db:5432"},
 		},
 	}
 }
@@ -50,9 +53,9 @@ func policyStatus(c *cli.Context) error {
 
 func writePolicy(w io.Writer, s coordinator.PolicyStatus) {
 	if s.InForce.IsZero() {
-		fmt.Fprintln(w, "no policy in force: nothing may pass")
+		fmt.Fprint(w, "no policy in force: nothing may pass\n\n")
 	}
-	rows := [][]string{{"source", s.Source}}
+	rows := [][]string{{"source", dash(s.Source)}}
 	if s.Commit != "" {
 		rows = append(rows, []string{"commit", s.Commit}, []string{"author", s.Author}, []string{"subject", s.Subject})
 	}
@@ -60,10 +63,7 @@ func writePolicy(w io.Writer, s coordinator.PolicyStatus) {
 		[]string{"in force since", clock(s.InForce)},
 		[]string{"enforced", fmt.Sprintf("generation %d on %d of %d nodes", s.Generation, s.Enforcing, s.Nodes)},
 		[]string{"last fetched", ago(s.Checked)})
-	for i, r := range rows {
-		rows[i] = []string{r[0], r[1]}
-	}
-	table(w, "policy|", rows)
+	fields(w, rows)
 	if len(s.Errors) == 0 {
 		return
 	}
@@ -82,7 +82,7 @@ func policyReload(c *cli.Context) error {
 		return err
 	}
 	if a := c.String("accept"); a != "" && !isCommit(a) {
-		return &usageError{"--accept takes the whole id of a commit, 40 hexadecimal digits, as `picket-coordinator policy status` shows it"}
+		return cliflags.Usage(c, "--accept takes the whole id of a commit, 40 hexadecimal digits, as `picket-coordinator policy status` shows it")
 	}
 	r, err := opsocket.PolicyReload.Do(c.Context, client(c), opsocket.Reload{Accept: c.String("accept")})
 	if err != nil {
@@ -118,13 +118,13 @@ func policyWhy(c *cli.Context) error {
 	if err := show(c, a, func(w io.Writer) { writeWhy(w, a) }); err != nil || a.Allow {
 		return err
 	}
-	return errors.New("refused")
+	return cli.Exit("", cliflags.ExitFailed)
 }
 
 func writeWhy(w io.Writer, a coordinator.WhyAnswer) {
 	if a.Allow {
-		fmt.Fprintf(w, "%s -> %s is allowed by %s\n", printable(a.Src), printable(a.Dst), a.Rule)
+		fmt.Fprintf(w, "allowed: %s -> %s, by %s\n", printable(a.Src), printable(a.Dst), printable(a.Rule))
 		return
 	}
-	fmt.Fprintf(w, "%s -> %s is refused: %s\n", printable(a.Src), printable(a.Dst), printable(a.Reason))
+	fmt.Fprintf(w, "refused: %s -> %s: %s\n", printable(a.Src), printable(a.Dst), printable(a.Reason))
 }

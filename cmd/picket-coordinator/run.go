@@ -206,10 +206,11 @@ func greet(ctx context.Context, out io.Writer, s settings, c *coordinator.Coordi
 		return err
 	}
 	fmt.Fprintf(out, "Join string: %s\n", join)
-	fmt.Fprintf(out, "             (on a host: picket up --coordinator '%s')\n", join)
+	fmt.Fprintf(out, "             On a host: picket up --coordinator 'JOIN STRING'\n")
 	if needed {
 		fmt.Fprintf(out, "First admin: %s\n", setupLink(s.url.String(), token))
-		fmt.Fprintf(out, "             (open it to make the first account; it works once, and each start prints a new one until then)\n")
+		fmt.Fprint(out, "             Open it to make the first account. It works once; until there is one,\n")
+		fmt.Fprint(out, "             each start prints another.\n")
 	}
 	if s.policy.repo == "" && s.policy.file == "" {
 		fmt.Fprintln(out, "No policy:   nothing may pass. Name one with --policy-repo or --policy-file.")

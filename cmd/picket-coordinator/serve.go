@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"picket.internal/cmd/internal/cliflags"
 	"picket.internal/coordinator/clientaddr"
 )
 
@@ -24,9 +25,12 @@ func serveCommand() *cli.Command {
 
 Examples:
 
-   picket-coordinator serve --dir /var/lib/picket-coordinator --url https://picket.example.com:8443 --policy-repo /srv/policy.git
-   picket-coordinator serve --policy-repo https://git.example.com/policy.git --policy-token /etc/picket/token --webhook-secret /etc/picket/webhook
-   picket-coordinator serve --listen :443 --url https://picket.example.com --acme-domain picket.example.com --policy-file policy.hujson`,
+   picket-coordinator serve --url https://picket.example.com:8443 \
+      --policy-repo /srv/policy
+   picket-coordinator serve --policy-repo https://git.example.com/policy.git \
+      --policy-token /etc/picket/token --webhook-secret /etc/picket/webhook
+   picket-coordinator serve --listen :443 --acme-domain picket.example.com \
+      --url https://picket.example.com --policy-file policy.hujson`,
 		Flags:  serveFlags(),
 		Action: serveAction,
 	}
@@ -48,13 +52,13 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "policy-ca", Usage: "`FILE` with certificates to trust for a https:// repository, besides the system's"},
 		&cli.StringFlag{Name: "policy-ssh-key", Usage: "`FILE` with the deploy key for a ssh:// repository"},
 		&cli.StringFlag{Name: "policy-known-hosts", Usage: "`FILE` with the host key of a ssh:// repository's server"},
-		&cli.DurationFlag{Name: "policy-poll", Value: 30 * time.Second, Usage: "look for a newer policy every so `LONG`"},
+		&cli.DurationFlag{Name: "policy-poll", Value: 30 * time.Second, Usage: "look for a newer policy every `TIME`"},
 		&cli.StringFlag{Name: "webhook-secret", Usage: "`FILE` with the secret of the Git host's webhook, which goes to URL/picket/v1/webhook"},
 		&cli.StringFlag{Name: "addresses4", Value: "100.64.0.0/10", Usage: "overlay IPv4 `RANGE`; it can only grow once nodes have addresses from it"},
 		&cli.StringFlag{Name: "addresses6", Value: "fd70:696b:6574::/48", Usage: "overlay IPv6 `RANGE`"},
-		&cli.DurationFlag{Name: "lease", Value: 12 * time.Hour, Usage: "how `LONG` nodes may go on without hearing from the coordinator"},
+		&cli.DurationFlag{Name: "lease", Value: 12 * time.Hour, Usage: "nodes go on for `TIME` without hearing from the coordinator"},
 		&cli.StringSliceFlag{Name: "trusted-proxy", Usage: "believe X-Forwarded-For from this `ADDRESS` or range (repeat for more)"},
-		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "debug, info, warn or error"},
+		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 	}
 }
 
@@ -87,6 +91,10 @@ func serveAction(c *cli.Context) error {
 		return err
 	}
 	s, err := readSettings(c)
+	var wrong *usageError
+	if errors.As(err, &wrong) {
+		return cliflags.Usage(c, "%s", wrong.message)
+	}
 	if err != nil {
 		return err
 	}

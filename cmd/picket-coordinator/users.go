@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"picket.internal/cmd/internal/cliflags"
 	"picket.internal/coordinator"
 	"picket.internal/coordinator/opsocket"
 )
@@ -17,19 +18,21 @@ func usersCommand() *cli.Command {
 	return &cli.Command{
 		Name:            "users",
 		Usage:           "see, invite and remove people",
+		Description:     "Example:\n\n   picket-coordinator users add bob@example.com",
 		HideHelpCommand: true,
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "list every account", Flags: common, Action: listUsers},
+			{Name: "list", Usage: "list every account", Flags: common, Action: listUsers,
+				Description: "Example:\n\n   picket-coordinator users list --json"},
 			{Name: "add", Usage: "invite a person: prints a setup link that works once", ArgsUsage: "EMAIL",
 				Flags: append([]cli.Flag{
 					&cli.BoolFlag{Name: "admin", Usage: "may administer the network"},
 					urlFlag("print the link under this `URL`, when it is not the one the coordinator was started with"),
 				}, common...),
-				Action: addUser, Description: "Example:\n\n   picket-coordinator users add bob@example.com"},
-			{Name: "remove", Usage: "remove a person, with all nodes and auth keys", ArgsUsage: "EMAIL", Flags: append(waitFlags(), common...), Action: removeUser,
+				Action: addUser, Description: "An invited person who has lost the link is invited again by the same command; the old link is void then.\n\nExample:\n\n   picket-coordinator users add bob@example.com"},
+			{Name: "remove", Usage: "remove a person, with all nodes and auth keys", ArgsUsage: "EMAIL", Flags: append(waitFlags(), common...), Action: removeUser, BashComplete: userLogins,
 				Description: "Example:\n\n   picket-coordinator users remove bob@example.com --wait"},
-			{Name: "groups", Usage: "list the groups that the policy in force puts people in", ArgsUsage: "[EMAIL]", Flags: common, Action: userGroups,
-				Description: "Groups are kept in the policy file. Example:\n\n   picket-coordinator users groups bob@example.com"},
+			{Name: "groups", Usage: "list the groups that the policy in force puts people in", ArgsUsage: "[EMAIL]", Flags: common, Action: userGroups, BashComplete: userLogins,
+				Description: "Groups are kept in the policy file.\n\nExample:\n\n   picket-coordinator users groups bob@example.com"},
 		},
 	}
 }
@@ -45,6 +48,10 @@ func listUsers(c *cli.Context) error {
 		return err
 	}
 	return show(c, users, func(w io.Writer) {
+		if len(users) == 0 {
+			fmt.Fprintln(w, "no accounts yet: open the link that `picket-coordinator serve` printed as First admin")
+			return
+		}
 		var rows [][]string
 		for _, u := range users {
 			rows = append(rows, []string{u.Login, string(u.Role), u.State, strconv.Itoa(u.Nodes), dash(strings.Join(u.Groups, " "))})
@@ -91,14 +98,14 @@ func removeUser(c *cli.Context) error {
 	}
 	change, err := opsocket.UsersRemove.Do(c.Context, client(c), opsocket.Ref{Ref: args[0]})
 	if err != nil {
-		return err
+		return unknown(err, "user", args[0])
 	}
 	return report(c, change)
 }
 
 func userGroups(c *cli.Context) error {
 	if c.NArg() > 1 {
-		return &usageError{"users groups takes at most one e-mail address; see users groups --help"}
+		return cliflags.Usage(c, "%q is one word too many: this command takes one e-mail address at most", c.Args().Get(1))
 	}
 	users, err := opsocket.UsersList.Do(c.Context, client(c), opsocket.None{})
 	if err != nil {

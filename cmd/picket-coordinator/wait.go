@@ -15,7 +15,7 @@ import (
 func waitFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "wait", Usage: "wait until every online node concerned enforces the change, and say how long each took"},
-		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "wait at most this `LONG`"},
+		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "wait at most `TIME`"},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -52,11 +53,16 @@ func NArgs(c *cli.Context, min, max int, what string) error {
 	return nil
 }
 
+// commandName is the command with its groups. (The library's HelpName leaves out the groups.)
 func commandName(c *cli.Context) string {
-	if c.Command != nil && c.Command.HelpName != "" {
-		return c.Command.HelpName
+	var words []string
+	for _, at := range c.Lineage() {
+		if at.Command != nil && at.Command.Name != "" && at.Command.Name != c.App.Name {
+			words = append(words, at.Command.Name)
+		}
 	}
-	return c.App.Name
+	slices.Reverse(words)
+	return strings.Join(append([]string{c.App.Name}, words...), " ")
 }
 
 // Main runs app on args (args[0] is the program) and returns the exit status. An error is printed to app.ErrWriter as
