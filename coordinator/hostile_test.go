@@ -66,6 +66,39 @@ func TestRevocationWithoutDiskStands(t *testing.T) {
 	}
 }
 
+// A removal that was committed, and only could not be read back, is not done and recorded a second time.
+func TestRevocationThatWasCommittedIsDoneOnce(t *testing.T) {
+	for outcome, remove := range map[string]func(n *testnet, p *person) (coordinator.Change, error){
+		"node.remove": func(n *testnet, _ *person) (coordinator.Change, error) {
+			return n.RemoveNode(n.ctx, operator, "laptop")
+		},
+		"user.remove": func(n *testnet, p *person) (coordinator.Change, error) { return n.RemoveUser(n.ctx, operator, p.Login) },
+	} {
+		t.Run(outcome, func(t *testing.T) {
+			inTime(t, func(t *testing.T, n *testnet) {
+				n.run()
+				bob := n.member("bob@example.com")
+				n.device("laptop").join(bob)
+				n.faults.reads.Store(true)
+				_, err := remove(n, bob)
+				wantCode(t, "the removal", err, protocol.CodeUnavailable)
+				n.faults.reads.Store(false)
+				time.Sleep(20 * time.Second)
+				synctest.Wait()
+				done := 0
+				for _, a := range n.actions() {
+					if a == outcome {
+						done++
+					}
+				}
+				if done != 1 {
+					t.Errorf("recorded %d times: %v", done, n.actions())
+				}
+			})
+		})
+	}
+}
+
 // The auth keys of a person whose removal is not on disk yet admit nobody.
 func TestAuthKeyOfWhoIsGoneWithoutDisk(t *testing.T) {
 	n := newNet(t)
