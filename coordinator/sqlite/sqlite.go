@@ -58,10 +58,12 @@ func Open(ctx context.Context, path string, network protocol.NetworkID) (*Store,
 	if err := protocol.CheckNetworkID(network); err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	_, err := os.Stat(path)
+	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = create(ctx, path, network)
+	case err == nil && info.Size() == 0: // SQLite would remove the WAL beside it, which may be all that is left
+		err = holdsNothing(path)
 	case err == nil:
 		err = (&Store{path: path}).inspect(ctx, network)
 	}
@@ -147,9 +149,10 @@ func dsn(path, begin string, pragmas ...string) string {
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
 }
 
-// inspect refuses an existing file that is not network's sound database, without writing to it.
+// inspect refuses an existing file that is not network's sound database, without writing to it: it is opened for reading alone, or closing
+// it would fold the WAL beside it into the file, whosever that is.
 func (s *Store) inspect(ctx context.Context, network protocol.NetworkID) error {
-	db, err := sql.Open("sqlite", dsn(s.path, "deferred", "query_only(1)"))
+	db, err := sql.Open("sqlite", dsn(s.path, "deferred", "query_only(1)")+s.forReading())
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
@@ -161,11 +164,24 @@ func (s *Store) inspect(ctx context.Context, network protocol.NetworkID) error {
 	case err != nil:
 		return s.inspection(err)
 	case tables == 0 && id == 0:
-		return fmt.Errorf("open database %s: %w (it holds nothing): restore it from a backup", s.path, ErrCorrupt)
+		return holdsNothing(s.path)
 	case id != applicationID:
 		return fmt.Errorf("open database %s: %w: it belongs to another program; choose another directory", s.path, ErrForeign)
 	}
 	return s.inspectOurs(ctx, db, network)
+}
+
+// forReading completes a dsn for a look that leaves no trace. Reading through a WAL takes a file of shared memory, which is all that then
+// appears; without a WAL not even that.
+func (s *Store) forReading() string {
+	if info, err := os.Stat(s.path + "-wal"); err == nil && info.Size() > 0 {
+		return "&mode=ro"
+	}
+	return "&immutable=1"
+}
+
+func holdsNothing(path string) error {
+	return fmt.Errorf("open database %s: %w (it holds nothing): restore it from a backup", path, ErrCorrupt)
 }
 
 func (s *Store) inspectOurs(ctx context.Context, db *sql.DB, network protocol.NetworkID) error {
