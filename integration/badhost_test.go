@@ -468,6 +468,7 @@ func TestDamagedCoordinator(t *testing.T) {
 	n.must(err)
 	n.must(other.Stop(5 * time.Second))
 	n.must(n.coordinator.Stop(5 * time.Second))
+	n.inDatabase("PRAGMA wal_checkpoint(TRUNCATE)") // so that the database is one file, which can be swapped for another
 	dir := n.coordinator.Dir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	halve := func(name string) func() {
