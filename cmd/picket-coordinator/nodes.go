@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -76,7 +75,7 @@ func showNode(c *cli.Context) error {
 	}
 	n, err := opsocket.NodesShow.Do(c.Context, client(c), opsocket.Ref{Ref: args[0]})
 	if err != nil {
-		return whichNode(err)
+		return unknown(err, "node", args[0])
 	}
 	return show(c, n, func(w io.Writer) {
 		fields(w, [][]string{
@@ -97,15 +96,6 @@ func showNode(c *cli.Context) error {
 	})
 }
 
-// whichNode adds to a name that fits no node where the names are.
-func whichNode(err error) error {
-	var e *coordinator.Error
-	if errors.As(err, &e) && e.Code == coordinator.CodeNotFound {
-		return fmt.Errorf("%s: `picket-coordinator nodes list` shows their names", e.Message)
-	}
-	return err
-}
-
 func renameNode(c *cli.Context) error {
 	args, err := arguments(c, 2, "a node and its new name")
 	if err != nil {
@@ -113,7 +103,7 @@ func renameNode(c *cli.Context) error {
 	}
 	change, err := opsocket.NodesRename.Do(c.Context, client(c), opsocket.Rename{Ref: args[0], Name: args[1]})
 	if err != nil {
-		return whichNode(err)
+		return unknown(err, "node", args[0])
 	}
 	return report(c, change)
 }
@@ -125,7 +115,7 @@ func removeNode(c *cli.Context) error {
 	}
 	change, err := opsocket.NodesRemove.Do(c.Context, client(c), opsocket.Ref{Ref: args[0]})
 	if err != nil {
-		return whichNode(err)
+		return unknown(err, "node", args[0])
 	}
 	return report(c, change)
 }
@@ -137,7 +127,7 @@ func quarantineNode(c *cli.Context) error {
 	}
 	change, err := opsocket.NodesQuarantine.Do(c.Context, client(c), opsocket.Quarantine{Ref: args[0], On: !c.Bool("off")})
 	if err != nil {
-		return whichNode(err)
+		return unknown(err, "node", args[0])
 	}
 	return report(c, change)
 }

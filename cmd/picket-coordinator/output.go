@@ -150,7 +150,7 @@ func arguments(c *cli.Context, n int, form string) ([]string, error) {
 func unknown(err error, kind, ref string) error {
 	var refused *coordinator.Error
 	if errors.As(err, &refused) && refused.Code == coordinator.CodeNotFound {
-		return fmt.Errorf("there is no %s %.80q: see `picket-coordinator %ss list`", kind, ref, kind)
+		return fmt.Errorf("there is no such %s as %.80q: `picket-coordinator %ss list` shows them", kind, ref, kind)
 	}
 	return err
 }
