@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -295,4 +296,24 @@ func TestReloadOfWhoIsDemotedMeanwhile(t *testing.T) {
 	if s, err := n.PolicyStatus(n.ctx, operator); err != nil || s.Commit != "c0ffee0000000000000000000000000000000001" {
 		t.Errorf("in force is %s, %v", s.Commit, err)
 	}
+}
+
+// Who has an account does not clear his guesses at others' by signing in between them.
+func TestOwnAccountBuysNoGuesses(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		mallory := n.admin()
+		const perAddress = 20
+		guess := func(i int) error {
+			_, err := n.SignIn(n.ctx, coordinator.SignIn{Login: fmt.Sprintf("u%d@example.com", i), Password: "wrong horse", Code: "123456", From: home})
+			return err
+		}
+		for i := range perAddress - 1 {
+			wantCode(t, "a guess", guess(i), coordinator.CodeSignIn)
+		}
+		if err := n.signIn(mallory, func(*coordinator.SignIn) {}); err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, "the last guess", guess(perAddress), coordinator.CodeSignIn)
+		wantCode(t, "one more", guess(perAddress+1), protocol.CodeThrottled)
+	})
 }

@@ -14,7 +14,8 @@ import (
 
 // Signing in: (1) the try is counted against the account and the address, in the database, before anything is looked at; (2) the password
 // is checked, for an account that does not exist against a hash of nothing; (3) one transaction checks and spends the code, and takes the
-// tries back. Every way that fails writes the same and says the same, so that neither words nor time tell which part was wrong.
+// account's tries back, and this one of the address. Every way that fails writes the same and says the same, so that neither words nor
+// time tell which part was wrong.
 
 // Bounds on tries. An address may be a whole office's.
 const (
@@ -63,7 +64,8 @@ func (c *Coordinator) signIn(ctx context.Context, s SignIn) (User, error) {
 		}
 		in = c.userView(u)
 		ch.record("user.sign-in", u.Login, "")
-		return errors.Join(ch.ClearTries(account), ch.ClearTries(address))
+		// Not all of the address: one who has an account could clear his guesses at others'.
+		return errors.Join(ch.ClearTries(account), ch.TakeBackTry(address))
 	})
 	if err != nil {
 		return User{}, err

@@ -115,6 +115,8 @@ type throttle interface {
 	// Try counts one more try in bucket, unless it has limit within the last window: then it counts nothing and returns false.
 	Try(bucket string, limit int, window time.Duration) (bool, error)
 	ClearTries(bucket string) error
+	// TakeBackTry forgets the newest try of bucket, if there is one.
+	TakeBackTry(bucket string) error
 }
 
 // NodeRow is a node, or the tombstone of one.

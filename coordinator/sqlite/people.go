@@ -103,3 +103,8 @@ func (t *tx) ClearTries(bucket string) error {
 	_, err := t.exec("DELETE FROM tries WHERE bucket = ?", bucket)
 	return err
 }
+
+func (t *tx) TakeBackTry(bucket string) error {
+	_, err := t.exec("DELETE FROM tries WHERE rowid = (SELECT rowid FROM tries WHERE bucket = ? ORDER BY at DESC, rowid DESC LIMIT 1)", bucket)
+	return err
+}
