@@ -165,7 +165,7 @@ func TestMisuse(t *testing.T) {
 		{"key that lives too long", operator("keys", "create", "--tag", "tag:db", "--life", "10000h"), 1, []string{"at most 90 days"}},
 		{"key with an unknown tag", operator("keys", "create", "--tag", "tag:dbb"), 1, []string{"no tag:dbb in its tagOwners", "add it there first"}},
 		{"key that is not there", operator("keys", "revoke", "abcdefgh"), 1, []string{"no auth key abcdefgh"}},
-		{"node that is not there", operator("nodes", "remove", "nobody"), 1, []string{"there is no such node: `picket-coordinator nodes list` shows"}},
+		{"node that is not there", operator("nodes", "remove", "nobody"), 1, []string{`no such node as "nobody"`, "picket-coordinator nodes list"}},
 		{"node named by escape sequences", operator("nodes", "show", "\x1b[31mred\n"), 1, []string{"there is no such node"}},
 		{"person that is no address", operator("users", "add", "bob"), 1, []string{"bob", "e-mail address"}},
 		{"person with escape sequences", operator("users", "add", "bob\x1b[2J@example.com"), 1, nil},
