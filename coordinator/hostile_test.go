@@ -317,3 +317,15 @@ func TestOwnAccountBuysNoGuesses(t *testing.T) {
 		wantCode(t, "one more", guess(perAddress+1), protocol.CodeThrottled)
 	})
 }
+
+// Who was removed without that being on disk signs in no more.
+func TestSignInOfWhoIsGoneWithoutDisk(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		mallory := n.member("mallory@example.com")
+		n.faults.full.Store(true)
+		_, err := n.RemoveUser(n.ctx, operator, mallory.Login)
+		wantCode(t, "the removal", err, protocol.CodeUnavailable)
+		n.faults.full.Store(false)
+		wantCode(t, "signing in", n.signIn(mallory, nil), coordinator.CodeSignIn)
+	})
+}

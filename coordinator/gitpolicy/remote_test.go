@@ -97,7 +97,7 @@ func TestHTTPS(t *testing.T) {
 	t.Run("redirect to another host keeps the token", func(t *testing.T) {
 		c := config
 		c.Location = base + "/moved/policy.git"
-		refuseFetch(t, c, "elsewhere.example")
+		refuseFetch(t, c, "it redirects to elsewhere.example") // not merely: is not found
 	})
 }
 
