@@ -23,7 +23,7 @@ func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, ep conn.Endpoint)
 		b.drop(DropUnknown, 1)
 		return
 	}
-	if !b.limiter.allow(from.Addr()) {
+	if !b.mayOpen(p, from) {
 		b.drop(DropLimited, 1)
 		return
 	}
@@ -48,6 +48,14 @@ func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, ep conn.Endpoint)
 	} else {
 		b.pongedLocked(p, m, from)
 	}
+}
+
+// mayOpen reports whether one more probe that names p and comes from an address may be decrypted.
+func (b *Bind) mayOpen(p *peer, from netip.AddrPort) bool {
+	if b.table.claims(from, p, b.now()) {
+		return p.opened.Allow()
+	}
+	return b.limiter.allow(from.Addr())
 }
 
 // boxOf is the box for a peer, made when first needed; nil when its key allows none. Making one takes about 100 us, outside of the lock.
@@ -83,6 +91,10 @@ func (b *Bind) pingedLocked(p *peer, m message, back *direct) {
 	now := b.now()
 	p.heard = now
 	l := b.rouseLocked(p)
+	if !l.answers.Allow() { // or an insider has us send pongs wherever he says he is, and others wait for theirs
+		b.drop(DropLimited, 1)
+		return
+	}
 	b.bindLocked(p, back.to, false, now)
 	b.post(parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: back.to}})
 	c := l.find(back.to)

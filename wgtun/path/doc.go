@@ -63,7 +63,7 @@
 // # What strangers get
 //
 // Nothing. A datagram that is no probe and comes from no bound address is dropped. A probe with an unknown hint costs two hashes; one with a known hint (its
-// sender knows our probe key) is decrypted at a limited rate for each source and in all; one that does not authenticate is dropped. No state is kept for any of these and no answer sent.
+// sender knows our probe key) is decrypted at a limited rate for each source and in all, and for each peer where it claims the source; one that does not authenticate is dropped. No state is kept for any of these and no answer sent.
 //
 // Candidate addresses come from other nodes and may be lies. Multicast, broadcast, loopback, link-local, reserved and overlay
 // addresses are never probed; of the rest at most MaxCandidates a peer, at a rate limited for each peer and in all, and less and less

@@ -7,13 +7,22 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// How often probes that may be forged are decrypted, at about 2 us each.
+// How often probes that may be forged are decrypted, at about 2 us each. Those that name a peer and come from an address it claims are
+// counted apart, by peer: neither who floods from elsewhere, nor at little expense who forges this source, must drown the few honest probes
+// that keep up the peer's proof.
 const (
 	openPerSource   = 1000 // a second; hundreds of honest nodes may share one address
 	openSourceBurst = 1000
 	openPerSecond   = 20000
 	openBurst       = 20000
+	openClaimed     = 20000 // for each peer, and at once
 	sourceBuckets   = 1024
+)
+
+// How many pings of one peer are answered: more than an honest one sends to all our addresses.
+const (
+	pongPerPeer   = 100 // a second
+	pongPeerBurst = 200
 )
 
 // How often addresses that have not answered yet are pinged.

@@ -23,6 +23,7 @@ type peer struct {
 	received atomic.Int64          // instant of the newest datagram from an address of its
 	gate     sync.RWMutex          // read-held while sending to it, so that RemovePeer can wait
 	removed  bool                  // guarded by gate
+	opened   *rate.Limiter         // for probes from addresses it claims
 
 	// Guarded by Bind.mu.
 	probe    key.ProbePublic
@@ -48,6 +49,7 @@ type live struct {
 	waiters    []*waiter
 	observed   [2]observation // of us by the peer: IPv4, IPv6
 	budget     *rate.Limiter  // for pings to what has not answered
+	answers    *rate.Limiter  // for pongs
 	urgent     bool           // is in Bind.urgent
 }
 

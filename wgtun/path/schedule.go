@@ -12,7 +12,7 @@ func (b *Bind) rouseLocked(p *peer) *live {
 	if p.live != nil {
 		return p.live
 	}
-	p.live = &live{budget: rate.NewLimiter(pingPerPeer, pingPeerBurst)}
+	p.live = &live{budget: rate.NewLimiter(pingPerPeer, pingPeerBurst), answers: rate.NewLimiter(pongPerPeer, pongPeerBurst)}
 	b.retellLocked(p)
 	b.alive[p] = struct{}{}
 	b.hastenLocked(p)

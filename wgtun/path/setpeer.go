@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.org/x/time/rate"
+
 	"picket.internal/wgtun/key"
 )
 
@@ -46,7 +48,8 @@ func (b *Bind) addPeerLocked(p Peer, told []netip.AddrPort) {
 	}
 	added := &peer{
 		tunnel: p.Tunnel, probe: p.Probe, told: told,
-		hint: hintFor(b.self.public, p.Tunnel),
+		hint:   hintFor(b.self.public, p.Tunnel),
+		opened: rate.NewLimiter(openClaimed, openClaimed),
 		// Above all of an earlier life of this peer here, so that its window takes our pings.
 		sequence: uint64(b.epoch.Add(b.now()).UnixNano()),
 	}

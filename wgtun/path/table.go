@@ -78,6 +78,14 @@ func (t *table) claimant(a netip.AddrPort, now instant) (*binding, *claim) {
 	return nil, nil
 }
 
+// claims reports whether p claims an address.
+func (t *table) claims(a netip.AddrPort, p *peer, now instant) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	b := t.bindings[a]
+	return b != nil && slices.ContainsFunc(b.claims, func(c *claim) bool { return c.peer == p && now < c.until })
+}
+
 // heard is when WireGuard's newest datagram came from an address; 0 for an address that is nobody's.
 func (t *table) heard(a netip.AddrPort) instant {
 	t.mu.RLock()
