@@ -14,7 +14,7 @@ import (
 //	table inet picket {
 //	  chain in      prerouting, before conntrack: overlay source or destination on another interface than the TUN and lo: drop
 //	  chain forward forward: into or out of the TUN, and to or from the overlay: drop
-//	  chain out     output: to the overlay by another interface than the TUN and lo: drop
+//	  chain out     output: overlay source or destination by another interface than the TUN and lo: drop
 //	}
 //
 // Each rule carries the same comment, made from what it is for; when the count and the comments fit, the guard is in place.
@@ -99,10 +99,9 @@ func guardRules(c Config) []guardRule {
 		for _, end := range []end{source, destination} {
 			rules = append(rules,
 				guardRule{"in", join(notInterface(expr.MetaKeyIIFNAME, c.Interface), notInterface(expr.MetaKeyIIFNAME, "lo"), inPrefix(p, end), drop())},
-				guardRule{"forward", join(inPrefix(p, end), drop())})
+				guardRule{"forward", join(inPrefix(p, end), drop())},
+				guardRule{"out", join(notInterface(expr.MetaKeyOIFNAME, c.Interface), notInterface(expr.MetaKeyOIFNAME, "lo"), inPrefix(p, end), drop())})
 		}
-		rules = append(rules,
-			guardRule{"out", join(notInterface(expr.MetaKeyOIFNAME, c.Interface), notInterface(expr.MetaKeyOIFNAME, "lo"), inPrefix(p, destination), drop())})
 	}
 	return append(rules,
 		guardRule{"forward", join(isInterface(expr.MetaKeyIIFNAME, c.Interface), drop())},

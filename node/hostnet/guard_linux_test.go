@@ -50,6 +50,32 @@ func TestGuard_forwardsNothingOutOfTheTunnel(t *testing.T) {
 	}
 }
 
+// TestGuard_showsNoNeighbourTheOwnAddress: any program of this host may bind its overlay address, and send from there to whom it will.
+func TestGuard_showsNoNeighbourTheOwnAddress(t *testing.T) {
+	w := newWire(t)
+	var listener net.PacketConn
+	w.in(w.neighbour, func() {
+		var err error
+		listener, err = net.ListenPacket("udp4", "192.0.2.2:7000")
+		must(t, err)
+	})
+	defer listener.Close()
+	send := func() {
+		own := net.UDPAddrFromAddrPort(netip.AddrPortFrom(testConfig().Addresses[0], 0))
+		c, err := (&net.Dialer{LocalAddr: own}).Dial("udp4", "192.0.2.2:7000")
+		must(t, err)
+		defer c.Close()
+		c.Write([]byte("hello")) // a refusal shows at the other end
+	}
+	if arrives(listener, "hello", send) {
+		t.Error("a packet with the overlay address left in clear")
+	}
+	must(t, w.host.removeGuard())
+	if !arrives(listener, "hello", send) {
+		t.Error("without the guard nothing came either: this test proves nothing")
+	}
+}
+
 // udp4 is an empty datagram without UDP checksum.
 func udp4(from, to string) []byte {
 	src, dst := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)
