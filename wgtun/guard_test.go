@@ -235,3 +235,19 @@ func TestInjectorDropsOffersButNoResets(t *testing.T) {
 		t.Errorf("%d packets were written, want %d", len(inner.wrote), maxOffered+len(resets))
 	}
 }
+
+// TestSpoofedPacketsAreNotAnswered: an answer goes to whoever a packet says it is from, so that a local program could have packets made
+// for others.
+func TestSpoofedPacketsAreNotAnswered(t *testing.T) {
+	spoofed := netip.MustParseAddrPort("100.64.0.77:9")
+	closed := netip.AddrPortFrom(guardThere.Addr(), 81)
+	s := &scripted{reads: []scriptedRead{{packets: [][]byte{udpPacket(spoofed, closed, nil), udpPacket(guardHere, closed, nil)}}}}
+	g, inject := guarded(s)
+	bufs, sizes := [][]byte{make([]byte, 2000), make([]byte, 2000)}, make([]int, 2)
+	if _, err := g.Read(bufs, sizes, injectOffset); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(inject.take()); n != 1 {
+		t.Errorf("%d answers, want one, to the honest packet", n)
+	}
+}

@@ -102,3 +102,12 @@ func TestDatagramFlowsOfOnePeerLeaveRoomForOthers(t *testing.T) {
 		t.Errorf("%d flows of one peer, %d after another's first datagram", flood, f.udp.used)
 	}
 }
+
+// TestEmptyPacketIsSkipped: nothing in front of the stack is relied upon to keep packets without a first byte from it.
+func TestEmptyPacketIsSkipped(t *testing.T) {
+	b := newStack(t, b4)
+	t.Cleanup(func() { b.Device().Close() })
+	if n, err := b.Device().Write([][]byte{make([]byte, 16), {}, nil}, 16); n != 3 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+}
