@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bytes"
 	"maps"
+	"path"
 	"slices"
 	"time"
 
@@ -136,12 +137,12 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 	return content
 }
 
-// info names the policy for nodes: by its commit, or by its file, but never both: where the repository is, is not theirs to know.
+// info names the policy for nodes: by its commit, or by its file's bare name. Where either lies is not theirs to know.
 func (p PolicyRow) info() protocol.PolicyInfo {
 	if p.Commit != "" {
 		return protocol.PolicyInfo{Commit: p.Commit}
 	}
-	return protocol.PolicyInfo{File: p.Source}
+	return protocol.PolicyInfo{File: path.Base(p.Source)}
 }
 
 func (w *world) peer(s acl.Subject) protocol.Peer {

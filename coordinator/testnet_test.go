@@ -67,7 +67,7 @@ func (p *testPolicy) Fetch(context.Context, string) (coordinator.PolicyText, err
 	return p.found, p.err
 }
 func (p *testPolicy) Changed() <-chan struct{} { return p.changed }
-func (p *testPolicy) String() string           { return "test policy" }
+func (p *testPolicy) String() string           { return "file /srv/quiet/policy.hujson" }
 
 // failing is a store whose writes can be made to fail after they did everything but commit.
 type failing struct {
