@@ -56,14 +56,3 @@ func TestHintsOfStrangersStayUnsaid(t *testing.T) {
 		t.Errorf("hints %+v", got)
 	}
 }
-
-// Nodes name a plain policy file in their explanations; where it lies on the coordinator's host is not theirs to know (R30).
-func TestMapNamesThePolicyFileWithoutItsFolder(t *testing.T) {
-	n := newNet(t)
-	n.policy.set(openPolicy, "")
-	n.reload("")
-	a := n.device("a").joinTagged("tag:db").connect()
-	if got := a.content.Network.Policy; got.File != "policy.hujson" || got.Commit != "" {
-		t.Errorf("the map names %+v", got)
-	}
-}

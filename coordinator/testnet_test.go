@@ -392,7 +392,7 @@ func (d *device) connect() *device {
 // next waits for a message of the type wanted, taking in maps on the way.
 func (d *device) next(want string) any {
 	d.n.t.Helper()
-	for {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		out, err := d.take()
 		if err != nil {
 			d.n.t.Fatalf("Next of %s: %v", d.admitted.Name, err)
@@ -401,6 +401,8 @@ func (d *device) next(want string) any {
 			return out.Body
 		}
 	}
+	d.n.t.Fatalf("%s is sent no %s, but other messages", d.admitted.Name, want)
+	return nil
 }
 
 // take returns the next message, having taken it in if it is a map.

@@ -48,6 +48,10 @@ func report(c *cli.Context, change coordinator.Change) error {
 }
 
 func writeEnforcement(w io.Writer, e coordinator.Enforcement) {
+	if len(e.Nodes) == 0 {
+		fmt.Fprintln(w, "no node has to learn of it")
+		return
+	}
 	enforcing, slowest := 0, time.Duration(0)
 	var rows [][]string
 	for _, n := range e.Nodes {
