@@ -4,26 +4,33 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
+	"sync"
 )
 
 // Compiled is a policy joined with a directory. It is read-only and safe for concurrent use.
 //
-// It is kept as indexes, so that a View costs by the node's own rules and peers: rules by the roles at their ends, nodes by role, by
-// owner and by address, and apart the few nodes that serve routes.
+// It is kept as indexes, so that a View costs by the node's own rules and peers, and Update by those of the nodes that changed: a program
+// made of the policy, rules by the roles at their ends; and a population made of the nodes, by role, by owner, by address and by route.
 type Compiled struct {
-	rules    []compiledRule
-	subjects []Subject // by node id
-	families []family  // of subjects' addresses
-	index    map[NodeID]int
-	members  map[RoleID][]int // subjects, ascending
-	owned    map[UserID][]int // untagged subjects
-	taken    map[netip.Addr]bool
-	routers  []int            // subjects with routes
-	bySrc    map[RoleID][]int // rules, ascending
-	byDst    map[RoleID][]int
-	prefixed []int // rules that may match an address behind a route
-	whole    *Ruleset
+	*program
+	*population
+	updating sync.Mutex // Update makes copies of the population
+	spelling sync.Once
+	whole    *Ruleset // by spelling
+}
+
+// program is the policy's side of a Compiled. It holds for every directory with the same users.
+type program struct {
+	book   *roleBook
+	rules  []compiledRule
+	denies []compiledRule
+	bySrc  map[RoleID][]int // rules, ascending
+	byDst  map[RoleID][]int
+	// routed are the rules that may match an address behind a route, bySrcPrefix and byDstPrefix those that may match a node's own.
+	routed                   []int
+	bySrcPrefix, byDstPrefix prefixIndex
+	singles                  map[netip.Addr]bool // addresses that rules name alone
+	outside                  []netip.Prefix      // all that may lie beyond an exit node
 }
 
 // compiledRule is a Rule whose "*" as source is not yet spelled out as routes.
@@ -54,69 +61,113 @@ func Compile(p *Policy, d *Directory, salt []byte) (*Compiled, error) {
 }
 
 func compile(p *Policy, d *Directory, id func(string) RoleID) (*Compiled, error) {
-	book := newRoleBook(p, d.Users, id)
 	c := &Compiled{
-		index: make(map[NodeID]int, len(d.Nodes)), members: map[RoleID][]int{}, owned: map[UserID][]int{}, taken: map[netip.Addr]bool{},
-		bySrc: map[RoleID][]int{}, byDst: map[RoleID][]int{},
+		program: &program{
+			book: newRoleBook(p, d.Users, id), bySrc: map[RoleID][]int{}, byDst: map[RoleID][]int{}, singles: map[netip.Addr]bool{},
+			outside: outside(d.Overlay),
+		},
+		population: newPopulation(),
 	}
 	for _, s := range p.rules {
-		if err := c.addStatement(s, book); err != nil {
+		if err := c.addStatement(s, &c.rules); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range p.denies {
+		if err := c.addStatement(s, &c.denies); err != nil {
 			return nil, err
 		}
 	}
 	c.indexRules()
-	c.addNodes(d.Nodes, book)
-	c.whole = c.spellOut()
+	for i := range d.Nodes {
+		c.put(c.entryOf(&d.Nodes[i]))
+	}
 	return c, nil
 }
 
-// addStatement appends the rules of one entry: one a target, and one more for autogroup:self in it.
-func (c *Compiled) addStatement(s statement, book *roleBook) error {
-	src, anySrc, err := setOf(s.src, book)
+// addStatement appends the rules of one entry to list: one a target, and one more for autogroup:self in it.
+func (g *program) addStatement(s statement, list *[]compiledRule) error {
+	rule := Rule{Ref: s.ref, App: s.app, Postures: s.postures, Reason: s.reason, Log: s.log, Until: s.until, Restrictions: s.restrictions}
+	src, err := g.setOf(s.src, s.deny)
+	rule.Src = src.Set
+	if err == nil {
+		rule.SrcPosture, err = g.book.roles(s.postures)
+	}
+	if err == nil {
+		rule.Via, err = g.book.roles(s.via)
+	}
 	if err != nil {
 		return err
 	}
 	for _, t := range s.targets {
 		others := slices.DeleteFunc(slices.Clone(t.dst), func(s selector) bool { return s.kind == kindSelf })
-		dst, anyDst, err := setOf(others, book)
+		dst, err := g.setOf(others, s.deny)
 		if err != nil {
 			return err
 		}
-		if anyDst {
-			dst.Prefixes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+		if dst.any && len(s.via) == 0 { // a way to everything is a way to nothing in particular, as in Tailscale
+			dst.Prefixes, dst.Beyond = everyPrefix(), g.outside
 		}
+		r := rule
+		r.Dst, r.Ports = dst.Set, t.ports
 		if len(others) > 0 {
-			c.rules = append(c.rules, compiledRule{Rule{Ref: s.ref, Src: src, Dst: dst, Ports: t.ports}, anySrc})
+			*list = append(*list, compiledRule{r, src.any})
 		}
-		if len(others) == len(t.dst) {
+		if len(others) == len(t.dst) || len(s.via) > 0 {
 			continue
 		}
-		member, err := book.role(selector{kind: kindMember, text: "autogroup:member"})
+		member, err := g.book.role("autogroup:member")
 		if err != nil {
 			return err
 		}
-		self := Rule{Ref: s.ref, Src: src, Dst: Set{Roles: []RoleID{member}}, Ports: t.ports, SameOwner: true}
-		c.rules = append(c.rules, compiledRule{Rule: self})
+		r.Dst, r.Src.Prefixes, r.Src.Beyond, r.SameOwner = Set{Roles: []RoleID{member}}, nil, nil, true
+		*list = append(*list, compiledRule{Rule: r})
 	}
 	return nil
 }
 
-// setOf turns selectors into roles and prefixes, both sorted; any reports "*".
-func setOf(sels []selector, book *roleBook) (set Set, any bool, err error) {
+func everyPrefix() []netip.Prefix {
+	return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+}
+
+// selected is a Set in the making; any reports "*".
+type selected struct {
+	Set
+	any bool
+}
+
+// setOf turns selectors into roles and prefixes, both sorted. What names an address names that address only, as in Tailscale's files; but
+// in a deny it names the node that has it, at all its addresses: whoever writes one means to shut the node out.
+func (g *program) setOf(sels []selector, deny bool) (out selected, err error) {
 	for _, s := range sels {
-		id, err := book.role(s)
-		if err != nil {
-			return Set{}, false, err
+		switch s.kind {
+		case kindInternet:
+			out.Beyond = append(out.Beyond, internet...)
+			continue
+		case kindPrefix:
+			out.Prefixes = append(out.Prefixes, s.prefix)
+			if !deny {
+				continue
+			}
+		case kindDangerAll:
+			out.Prefixes, out.Beyond = append(out.Prefixes, everyPrefix()...), append(out.Beyond, g.outside...)
+		case kindAny:
+			out.any = true
 		}
-		set.Roles = append(set.Roles, id)
+		var id RoleID
 		if s.kind == kindPrefix {
-			set.Prefixes = append(set.Prefixes, s.prefix)
+			id, err = g.book.network(s.prefix)
+		} else {
+			id, err = g.book.role(s.key())
 		}
-		any = any || s.kind == kindAny
+		if err != nil {
+			return out, err
+		}
+		out.Roles = append(out.Roles, id)
 	}
-	slices.Sort(set.Roles)
-	set.Prefixes = sortPrefixes(set.Prefixes)
-	return set, any, nil
+	slices.Sort(out.Roles)
+	out.Prefixes, out.Beyond = sortPrefixes(out.Prefixes), sortPrefixes(out.Beyond)
+	return out, nil
 }
 
 // sortPrefixes puts prefixes in order, each once, in place.
@@ -127,59 +178,65 @@ func sortPrefixes(p []netip.Prefix) []netip.Prefix {
 	return slices.Compact(p)
 }
 
-func (c *Compiled) indexRules() {
-	for i, r := range c.rules {
+func (g *program) indexRules() {
+	for i, r := range g.rules {
 		for _, id := range r.Src.Roles {
-			c.bySrc[id] = append(c.bySrc[id], i)
+			g.bySrc[id] = append(g.bySrc[id], i)
 		}
 		for _, id := range r.Dst.Roles {
-			c.byDst[id] = append(c.byDst[id], i)
+			g.byDst[id] = append(g.byDst[id], i)
 		}
-		if r.anySrc || len(r.Src.Prefixes)+len(r.Dst.Prefixes) > 0 {
-			c.prefixed = append(c.prefixed, i)
+		g.bySrcPrefix.add(r.Src.Prefixes, i)
+		g.byDstPrefix.add(r.Dst.Prefixes, i)
+		if r.anySrc || !r.Src.isAtNodes() || !r.Dst.isAtNodes() {
+			g.routed = append(g.routed, i)
+		}
+		for _, p := range slices.Concat(r.Src.Prefixes, r.Dst.Prefixes) {
+			if p.IsSingleIP() {
+				g.singles[p.Addr()] = true
+			}
 		}
 	}
 }
 
-// addNodes indexes the directory's nodes, by id.
-func (c *Compiled) addNodes(nodes []Node, book *roleBook) {
-	order := make([]*Node, len(nodes))
-	for i := range nodes {
-		order[i] = &nodes[i]
-	}
-	slices.SortFunc(order, func(a, b *Node) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	for _, n := range order {
-		c.addNode(n, book)
+// isAtNodes reports whether the set matches nodes' own addresses only.
+func (s Set) isAtNodes() bool { return len(s.Prefixes)+len(s.Beyond) == 0 }
+
+// prefixIndex finds the rules whose prefixes an address lies in.
+type prefixIndex struct {
+	rules map[netip.Prefix][]int
+	bits4 []int // lengths that occur
+	bits6 []int
+}
+
+func (x *prefixIndex) add(prefixes []netip.Prefix, rule int) {
+	for _, p := range prefixes {
+		if x.rules == nil {
+			x.rules = map[netip.Prefix][]int{}
+		}
+		x.rules[p] = append(x.rules[p], rule)
+		bits := &x.bits6
+		if p.Addr().Is4() {
+			bits = &x.bits4
+		}
+		if !slices.Contains(*bits, p.Bits()) {
+			*bits = append(*bits, p.Bits())
+		}
 	}
 }
 
-func (c *Compiled) addNode(n *Node, book *roleBook) {
-	s := Subject{
-		Node:      n.ID,
-		Addresses: slices.DeleteFunc(slices.Clone(n.Addresses), func(a netip.Addr) bool { return !plainAddr(a) }),
-		Routes:    slices.DeleteFunc(slices.Clone(n.Routes), func(p netip.Prefix) bool { return !plainPrefix(p) }),
-		Roles:     book.rolesOf(n),
+// around lists the prefixes that a lies in.
+func (x *prefixIndex) around(a netip.Addr) (out []netip.Prefix) {
+	bits := x.bits6
+	if a.Is4() {
+		bits = x.bits4
 	}
-	if len(n.Tags) == 0 {
-		s.Owner = n.Owner
+	for _, n := range bits {
+		if p, err := a.Prefix(n); err == nil && len(x.rules[p]) > 0 {
+			out = append(out, p)
+		}
 	}
-	i := len(c.subjects)
-	c.subjects = append(c.subjects, s)
-	c.index[n.ID] = i
-	c.families = append(c.families, 0)
-	for _, a := range s.Addresses {
-		c.families[i] |= familyOf(a)
-		c.taken[a] = true
-	}
-	for _, id := range s.Roles {
-		c.members[id] = append(c.members[id], i)
-	}
-	if s.Owner != "" {
-		c.owned[s.Owner] = append(c.owned[s.Owner], i)
-	}
-	if len(s.Routes) > 0 {
-		c.routers = append(c.routers, i)
-	}
+	return out
 }
 
 // plainAddr reports whether a is in the one form that addresses are compared in.
@@ -191,23 +248,32 @@ func plainPrefix(p netip.Prefix) bool { return p.IsValid() && !p.Addr().Is4In6()
 // isExit tells an exit node's route from a subnet's.
 func isExit(p netip.Prefix) bool { return p.Bits() == 0 }
 
+// Ruleset is the whole network's, spelled out when first asked for. Its slices are shared: do not change them.
+func (c *Compiled) Ruleset() *Ruleset {
+	c.spelling.Do(func() { c.whole = c.spellOut() })
+	return c.whole
+}
+
 // spellOut builds the whole network's ruleset. "*" as source becomes the approved routes but exits: what lies beyond an exit node is
 // the whole internet, and nobody there may open a flow because a policy says "*".
 func (c *Compiled) spellOut() *Ruleset {
+	rs := &Ruleset{}
 	var routes []netip.Prefix
-	for _, i := range c.routers {
-		routes = append(routes, c.subjects[i].Routes...)
+	for e := range c.everybody() {
+		rs.Subjects = append(rs.Subjects, e.subject)
+		routes = append(routes, e.subject.Routes...)
 	}
 	routes = sortPrefixes(slices.DeleteFunc(routes, isExit))
-	rs := &Ruleset{Rules: make([]Rule, len(c.rules)), Subjects: c.subjects}
-	for i, r := range c.rules {
-		rs.Rules[i] = r.Rule
-		if r.anySrc {
-			rs.Rules[i].Src.Prefixes = sortPrefixes(append(slices.Clone(r.Src.Prefixes), routes...))
+	spell := func(list []compiledRule) []Rule {
+		out := make([]Rule, len(list))
+		for i, r := range list {
+			out[i] = r.Rule
+			if r.anySrc {
+				out[i].Src.Prefixes = sortPrefixes(append(slices.Clone(r.Src.Prefixes), routes...))
+			}
 		}
+		return out
 	}
+	rs.Rules, rs.Denies = spell(c.rules), spell(c.denies)
 	return rs
 }
-
-// Ruleset is the whole network's. Its slices are shared: do not change them.
-func (c *Compiled) Ruleset() *Ruleset { return c.whole }

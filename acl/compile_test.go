@@ -103,7 +103,7 @@ func TestCompileLeavesOutOddAddresses(t *testing.T) {
 
 func TestATaggedNodeHasNoOwner(t *testing.T) {
 	p := mustParse(t, `{"grants": [{"src": ["alice@example.com"], "dst": ["autogroup:self"], "ip": ["*"]}]}`)
-	d := &Directory{Users: []User{{"u1", "alice@example.com"}}, Nodes: []Node{
+	d := &Directory{Users: []User{{ID: "u1", Login: "alice@example.com"}}, Nodes: []Node{
 		{ID: "a", Owner: "u1", Addresses: []netip.Addr{addrA}}, {ID: "b", Owner: "u1", Tags: []string{"tag:x"}, Addresses: []netip.Addr{addrB}},
 	}}
 	s := mustCompile(t, p, d).Ruleset().Subjects

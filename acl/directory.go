@@ -12,6 +12,7 @@ type UserID string
 type User struct {
 	ID    UserID
 	Login string // e-mail form, lower case. Where two users have one login, no rule names either by it
+	Role  string // what autogroup:ROLE names ("admin", "owner", …); empty for none
 }
 
 // Node is a machine in the directory. It has an owner or tags, never both: with both the owner does not count.
@@ -29,4 +30,6 @@ type Node struct {
 type Directory struct {
 	Users []User
 	Nodes []Node
+	// Overlay are the ranges that nodes' addresses are given out from: no exit node is a way to them.
+	Overlay []netip.Prefix
 }

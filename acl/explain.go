@@ -15,13 +15,15 @@ type Miss string
 const (
 	MissOver        Miss = "over"        // it would allow the flow, but has ended
 	MissRestriction Miss = "restriction" // it would allow the flow, but for a restriction that does not hold
+	MissPosture     Miss = "posture"     // it would allow the flow, but for the source's device
+	MissVia         Miss = "via"         // it would allow the flow through another router
 	MissPorts       Miss = "ports"       // both ends match; it allows other ports
 	MissOwner       Miss = "owner"       // it is for nodes of one owner
 	MissSource      Miss = "source"      // destination and ports match
 	MissDestination Miss = "destination" // source and ports match
 )
 
-var missOrder = []Miss{MissOver, MissRestriction, MissPorts, MissOwner, MissSource, MissDestination}
+var missOrder = []Miss{MissOver, MissRestriction, MissPosture, MissVia, MissPorts, MissOwner, MissSource, MissDestination}
 
 // NearMiss is a rule that nearly allows a flow.
 type NearMiss struct {
@@ -46,6 +48,7 @@ type Explanation struct {
 	Flow      Flow       `json:"flow"`
 	Allow     bool       `json:"allow"`
 	Rule      *Rule      `json:"rule,omitempty"` // as in Decision
+	Deny      *Rule      `json:"deny,omitempty"` // as in Decision
 	Until     time.Time  `json:"until,omitzero"` // as in Decision
 	Problem   Problem    `json:"problem,omitempty"`
 	Src       NodeID     `json:"src,omitempty"` // who has, or serves the route to, the source
@@ -65,7 +68,7 @@ const (
 func (rs *Ruleset) Explain(f Flow, now time.Time) Explanation {
 	d := rs.decide(f, now)
 	src, dst := rs.resolve(f.Src), rs.resolve(f.Dst)
-	e := Explanation{Flow: f, Allow: d.Allow, Rule: d.Rule, Until: d.Until, SrcRouted: src.routed, DstRouted: dst.routed}
+	e := Explanation{Flow: f, Allow: d.Allow, Rule: d.Rule, Deny: d.Deny, Until: d.Until, SrcRouted: src.routed, DstRouted: dst.routed}
 	if src.subject != nil {
 		e.Src = src.subject.Node
 	}
@@ -73,7 +76,7 @@ func (rs *Ruleset) Explain(f Flow, now time.Time) Explanation {
 		e.Dst = dst.subject.Node
 	}
 	switch {
-	case d.Allow:
+	case d.Allow || d.Deny != nil:
 	case !plainAddr(f.Src) || !plainAddr(f.Dst):
 		e.Problem = ProblemAddress
 	case f.Src.Is4() != f.Dst.Is4():
@@ -85,8 +88,7 @@ func (rs *Ruleset) Explain(f Flow, now time.Time) Explanation {
 	default:
 		for i := range rs.Rules {
 			r := &rs.Rules[i]
-			from, to := r.Src.matches(src), r.Dst.matches(dst)
-			if miss, near := r.miss(from, to, from && to && r.owners(src, dst), r.covers(f.Proto, f.Port), now); near {
+			if miss, near := r.missing(src, dst, r.covers(f.Proto, f.Port), now); near {
 				e.Near = append(e.Near, NearMiss{r, miss})
 			}
 		}
@@ -95,13 +97,18 @@ func (rs *Ruleset) Explain(f Flow, now time.Time) Explanation {
 	return e
 }
 
-// miss says how near a refusing rule comes, given what of it matches.
-func (r *Rule) miss(src, dst, owners, ports bool, now time.Time) (Miss, bool) {
+// missing says how near a refusing rule comes; ports reports whether it covers the flow's.
+func (r *Rule) missing(a, b end, ports bool, now time.Time) (Miss, bool) {
+	src, dst := r.Src.matches(a), r.Dst.matches(b)
 	switch {
-	case src && dst && !owners:
+	case src && dst && !r.owners(a, b):
 		return MissOwner, ports
 	case src && dst && !ports:
-		return MissPorts, true
+		return MissPorts, len(r.Ports) > 0
+	case src && dst && !r.postured(a):
+		return MissPosture, true
+	case src && dst && !r.passes(b):
+		return MissVia, true
 	case src && dst && r.over(now):
 		return MissOver, true
 	case src && dst:
@@ -142,10 +149,25 @@ func (e Explanation) Text(name func(NodeID) string) string {
 	case ProblemDestination:
 		return fmt.Sprintf("no node known here has the address %s or serves a route to it", e.Flow.Dst)
 	}
+	if e.Deny != nil {
+		return fmt.Sprintf("%s refuses %s to reach %s on %s%s", e.Deny.Ref, from, to, on, denyText(e.Deny))
+	}
 	if e.Allow {
 		return fmt.Sprintf("%s lets %s reach %s on %s", e.Rule.Ref, from, to, on)
 	}
 	return fmt.Sprintf("no rule lets %s reach %s on %s%s", from, to, on, nearText(e.Near, from, to))
+}
+
+// denyText is what a deny says of itself, and when it ends.
+func denyText(r *Rule) string {
+	words := ""
+	if r.Reason != "" {
+		words = ": " + r.Reason
+	}
+	if r.Until != 0 {
+		words += " (until " + r.end().UTC().Format(time.RFC3339) + ")"
+	}
+	return words
 }
 
 func endText(a netip.Addr, id NodeID, routed bool, name func(NodeID) string) string {
@@ -178,6 +200,10 @@ func missText(near []NearMiss, i int, from, to string) string {
 		return "allowed it until " + r.end().UTC().Format(time.RFC3339)
 	case MissRestriction:
 		return "allows it under a condition that is not met: " + r.Restrictions[0].Kind
+	case MissPosture:
+		return "allows it only from devices that meet " + strings.Join(r.Postures, " or ")
+	case MissVia:
+		return "allows it only through other routers"
 	case MissPorts:
 		var ports []Ports
 		for _, n := range near {
@@ -213,11 +239,24 @@ func (rs *Ruleset) Between(src, dst NodeID, now time.Time) (out []Allowed) {
 	}
 	for i := range rs.Rules {
 		r := &rs.Rules[i]
-		if r.Src.matches(a) && r.Dst.matches(b) && r.owners(a, b) && !r.over(now) && len(r.Restrictions) == 0 {
-			out = append(out, Allowed{r.Ref, r.Ports, r.end()})
+		if !r.fits(a, b) || len(r.Via) > 0 || !r.inForce(now) {
+			continue
+		}
+		if ports := rs.undenied(r.Ports, a, b, now); len(ports) > 0 {
+			out = append(out, Allowed{r.Ref, ports, r.end()})
 		}
 	}
 	return out
+}
+
+// undenied is what denies leave of ports between two nodes.
+func (rs *Ruleset) undenied(ports []Ports, a, b end, now time.Time) []Ports {
+	for i := range rs.Denies {
+		if d := &rs.Denies[i]; d.fits(a, b) && !d.over(now) {
+			ports = without(ports, d.Ports)
+		}
+	}
+	return ports
 }
 
 // own is a node as an end of flows, whichever its address.

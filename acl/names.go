@@ -12,7 +12,10 @@ import (
 const maxName = 254
 
 // host is one member of hosts.
-type host struct{ prefix netip.Prefix }
+type host struct {
+	at     int
+	prefix netip.Prefix
+}
 
 // hosts reads the section: names of addresses and networks.
 func (r *reader) hosts(v *hujson.Value) {
@@ -27,7 +30,7 @@ func (r *reader) hosts(v *hujson.Value) {
 			continue
 		}
 		if p, ok := r.prefix(s, m.value.StartOffset); ok {
-			r.pol.hosts[m.name] = host{p}
+			r.pol.hosts[m.name] = host{m.at, p}
 			r.hostNames = append(r.hostNames, m.name)
 		}
 	}
@@ -52,7 +55,7 @@ func lastPart(s string) string { return s[strings.LastIndexByte(s, ':')+1:] }
 
 // badName says what is wrong with a name after its prefix, "" when nothing is.
 func badName(s, prefix string) string {
-	marks := map[string]string{"group:": "-_.@+", "tag:": "-", "": "-_."}[prefix]
+	marks := map[string]string{"group:": "-_.@+", "tag:": "-", "ipset:": "-_.", "": "-_."}[prefix]
 	for _, c := range s {
 		if !isAlnum(c) && !strings.ContainsRune(marks, c) {
 			return fmt.Sprintf("%s may not stand in it", quote(string(c)))

@@ -9,20 +9,35 @@ import (
 
 // Policy is a parsed and checked policy file. It is read-only and safe for concurrent use. The zero Policy allows nothing.
 type Policy struct {
-	groups   map[string]*group   // by name, "group:…"
-	memberOf map[string][]string // the groups of a login, nested ones included, sorted
-	hosts    map[string]host
-	tags     map[string]*tagOwners // by name, "tag:…"
-	rules    []statement           // in the file's order
-	tests    []test
-	warnings []Diagnostic
+	groups         map[string]*group   // by name, "group:…"
+	memberOf       map[string][]string // the groups of a login, nested ones included, sorted
+	hosts          map[string]host
+	tags           map[string]*tagOwners // by name, "tag:…"
+	rules          []statement           // of acls and grants, in the file's order
+	denies         []statement           // in the file's order
+	tests          []test
+	warnings       []Diagnostic
+	postures       map[string]*posture // by name, "posture:…"
+	defaultPosture []string            // any one of which a rule's source must satisfy, where the rule has none of its own
+	ssh            []sshRule
+	sshTests       []sshTest
+	nodeAttrs      []nodeAttr
+	approvers      approvers
 }
 
-// statement is one entry of acls or grants.
+// statement is one entry of acls, grants or denies.
 type statement struct {
-	ref     Ref
-	src     []selector
-	targets []target
+	ref          Ref
+	deny         bool
+	src          []selector
+	targets      []target
+	postures     []string // any of them must hold for the source; sorted
+	via          []string // tags of routers
+	app          map[string][]string
+	restrictions []Restriction
+	until        int64 // Unix milliseconds; 0 never ends
+	log          string
+	reason       string
 }
 
 // target is the part of a statement's dst that shares ports.
@@ -54,26 +69,42 @@ func (p *Policy) Warnings() []Diagnostic { return slices.Clone(p.warnings) }
 
 // policy reads the whole file: first what names things, then what refers to them, wherever each stands.
 func (r *reader) policy(root *hujson.Value) {
-	r.object(root, "the policy", []field{
+	fields := []field{
 		{"groups", r.groups},
 		{"hosts", r.hosts},
+		{"ipsets", r.ipsets},
 		{"tagOwners", r.tagOwners},
+		{"postures", r.postures},
+		{"defaultSrcPosture", r.defaultSrcPosture},
 		{"acls", func(v *hujson.Value) { r.rules(v, "acls", r.acl) }},
 		{"grants", func(v *hujson.Value) { r.rules(v, "grants", r.grant) }},
+		{"denies", func(v *hujson.Value) { r.rules(v, "denies", r.deny) }},
+		{"ssh", r.ssh},
+		{"nodeAttrs", r.nodeAttrs},
+		{"autoApprovers", r.autoApprovers},
 		{"tests", r.tests},
-	}, laterSections)
+		{"sshTests", r.sshTests},
+	}
+	r.object(root, "the policy", append(fields, r.settings()...))
 	slices.SortStableFunc(r.pol.rules, func(a, b statement) int { return a.ref.compare(b.ref) })
 	r.budget()
+	r.suspectRules()
 }
 
 // rules reads a section of rules with one.
-func (r *reader) rules(v *hujson.Value, section string, one func(v *hujson.Value, what string) ([]selector, []target, bool)) {
+func (r *reader) rules(v *hujson.Value, section string, one func(v *hujson.Value, what string) (statement, bool)) {
 	elems, _ := r.array(v, quote(section))
 	for i := range elems {
 		at := r.src.at(elems[i].StartOffset)
-		src, targets, ok := one(&elems[i], fmt.Sprintf("%s[%d]", section, i))
-		if ok {
-			r.pol.rules = append(r.pol.rules, statement{Ref{section, i, at.line, at.column}, src, targets})
+		s, ok := one(&elems[i], fmt.Sprintf("%s[%d]", section, i))
+		if !ok {
+			continue
+		}
+		s.ref = Ref{section, i, at.line, at.column}
+		if s.deny {
+			r.pol.denies = append(r.pol.denies, s)
+		} else {
+			r.pol.rules = append(r.pol.rules, s)
 		}
 	}
 }
@@ -85,7 +116,7 @@ const maxExpanded = 1_000_000
 // budget refuses policies whose rules multiply beyond maxExpanded.
 func (r *reader) budget() {
 	n := 0
-	for _, s := range r.pol.rules {
+	for _, s := range slices.Concat(r.pol.rules, r.pol.denies) {
 		for _, t := range s.targets {
 			n += len(s.src) + len(t.dst) + len(t.ports)
 		}

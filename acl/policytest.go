@@ -22,12 +22,13 @@ func (f TestFailure) String() string {
 
 // Test runs the policy's own tests against the directory: every failure, in the file's order. d may be empty, and is not changed.
 //
-// accept holds when every node that src names may open the flow to every node that dst names; deny when none may to any. Where a user,
-// tag, group or address names no node yet, a node as it would be stands in: with both address families, but no overlay address, so a
-// rule by CIDR does not name it. A test without proto asks about TCP or UDP, as Tailscale's do; one about icmp needs no port.
+// accept holds when every node that src names may open the flow to every node that dst names, at each pair of their addresses that are of
+// one family; deny when none may at any. Where a user, tag, group or address names no node yet, a node as it would be stands in: with both
+// address families, but no overlay address, so a rule by CIDR does not name it. srcPostureAttrs are the source's device for one test. A
+// test without proto asks about TCP or UDP, as Tailscale's do; one about icmp asks about port 0.
 func (p *Policy) Test(d *Directory, now time.Time) (failures []TestFailure) {
 	if len(p.tests) == 0 {
-		return nil
+		return p.sshFailures(d)
 	}
 	w, err := newWorld(p, d)
 	if err != nil {
@@ -40,7 +41,7 @@ func (p *Policy) Test(d *Directory, now time.Time) (failures []TestFailure) {
 			}
 		}
 	}
-	return slices.Clip(failures)
+	return slices.Clip(append(failures, p.sshFailures(d)...))
 }
 
 // world is a directory in which every selector of the tests names somebody, compiled.
@@ -53,7 +54,8 @@ type world struct {
 	byAddr  map[netip.Addr][]NodeID
 	users   map[string]UserID // by login
 	names   map[NodeID]string
-	standIn map[NodeID]bool // gets both address families
+	places  map[NodeID]int  // in dir.Nodes
+	standIn map[NodeID]bool // has both address families, and no address
 	owners  bool            // some rule looks at owners
 }
 
@@ -61,7 +63,7 @@ func newWorld(p *Policy, d *Directory) (*world, error) {
 	w := &world{
 		policy: *p, dir: Directory{Users: slices.Clone(d.Users), Nodes: slices.Clone(d.Nodes)},
 		byLogin: map[string][]NodeID{}, byTag: map[string][]NodeID{}, byAddr: map[netip.Addr][]NodeID{},
-		users: map[string]UserID{}, names: map[NodeID]string{}, standIn: map[NodeID]bool{},
+		users: map[string]UserID{}, names: map[NodeID]string{}, places: map[NodeID]int{}, standIn: map[NodeID]bool{},
 	}
 	w.policy.memberOf = maps.Clone(p.memberOf)
 	w.survey()
@@ -77,26 +79,24 @@ func newWorld(p *Policy, d *Directory) (*world, error) {
 		return nil, err
 	}
 	w.Compiled = c
-	for id := range w.standIn {
-		c.families[c.index[id]] = family4 | family6
-	}
-	w.owners = slices.ContainsFunc(c.rules, func(r compiledRule) bool { return r.SameOwner })
+	w.owners = slices.ContainsFunc(slices.Concat(c.rules, c.denies), func(r compiledRule) bool { return r.SameOwner })
 	return w, nil
 }
 
 // survey indexes the directory as it is.
 func (w *world) survey() {
 	logins := uniqueLogins(w.dir.Users)
-	for id, login := range logins {
-		w.users[login] = id
+	for id, who := range logins {
+		w.users[who.login] = id
 	}
-	for _, n := range w.dir.Nodes {
+	for i, n := range w.dir.Nodes {
+		w.places[n.ID] = i
 		w.names[n.ID] = cmp.Or(n.Name, string(n.ID))
 		for _, t := range n.Tags {
 			w.byTag[t] = append(w.byTag[t], n.ID)
 		}
-		if login, ok := logins[n.Owner]; ok && len(n.Tags) == 0 {
-			w.byLogin[login] = append(w.byLogin[login], n.ID)
+		if who, ok := logins[n.Owner]; ok && len(n.Tags) == 0 {
+			w.byLogin[who.login] = append(w.byLogin[who.login], n.ID)
 		}
 		for _, a := range n.Addresses {
 			w.byAddr[a] = append(w.byAddr[a], n.ID)
@@ -129,6 +129,7 @@ func (w *world) nodes(s selector) []NodeID {
 // add puts a stand-in into the directory. Its id is none that a real node can have.
 func (w *world) add(n Node, bothFamilies bool) []NodeID {
 	n.ID = NodeID(fmt.Sprintf("?%d", len(w.dir.Nodes)))
+	w.places[n.ID] = len(w.dir.Nodes)
 	w.dir.Nodes = append(w.dir.Nodes, n)
 	if bothFamilies {
 		w.standIn[n.ID] = true
@@ -151,11 +152,11 @@ func (w *world) userNodes(login string) []NodeID {
 
 // groupNodes lists the nodes of a group's users. In a group of nobody stands a user without a name.
 func (w *world) groupNodes(name string) (out []NodeID) {
-	logins := w.policy.groups[name].flat
+	logins := w.policy.groups[name].users
 	if len(logins) == 0 {
 		somebody := foldLogin("?" + name)
 		if w.policy.memberOf[somebody] == nil {
-			w.policy.memberOf[somebody] = w.policy.groupsAround(name)
+			w.policy.memberOf[somebody] = []string{name}
 		}
 		logins = []string{somebody}
 	}
@@ -165,95 +166,116 @@ func (w *world) groupNodes(name string) (out []NodeID) {
 	return out
 }
 
-// groupsAround lists the groups that hold the group name, itself included.
-func (p *Policy) groupsAround(name string) (out []string) {
-	known := map[string]bool{}
-	var holds func(outer string) bool
-	holds = func(outer string) bool {
-		if outer == name {
-			return true
-		}
-		if h, ok := known[outer]; ok {
-			return h
-		}
-		known[outer] = slices.ContainsFunc(p.groups[outer].groups, func(g groupRef) bool { return holds(g.name) })
-		return known[outer]
-	}
-	for outer := range p.groups {
-		if holds(outer) {
-			out = append(out, outer)
-		}
-	}
-	return out
-}
-
 // judge returns what is wrong with an expectation, "" when it holds.
 func (w *world) judge(t test, e expectation, now time.Time) string {
-	srcs, dsts := w.distinct(w.nodes(t.src)), w.distinct(w.nodes(e.dst))
-	for _, a := range srcs {
-		rules := w.candidates(a, w.bySrc)
+	dsts := w.ends(e.dst, nil)
+	for _, a := range w.ends(t.src, t.attrs) {
+		rules := w.candidates(&entry{subject: *a.subject}, w.bySrc, &w.bySrcPrefix)
 		for _, b := range dsts {
-			r := w.allowing(rules, a, b, t.protos, e.port, now)
-			if (r != nil) != e.accept {
-				return w.failure(t, e, r, a, b, now)
+			if a.family&b.family == 0 {
+				continue
+			}
+			allowed, denied := w.decide(rules, a.end, b.end, t.protos, e.port, now)
+			if (allowed != nil && denied == nil) != e.accept {
+				return w.failure(t, e, allowed, denied, a.end, b.end, now)
 			}
 		}
 	}
 	return ""
 }
 
-// distinct returns the subjects of ids, but one of those that no rule can tell apart.
-func (w *world) distinct(ids []NodeID) (out []int) {
-	seen := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		i := w.index[id]
-		s := &w.subjects[i]
-		like := fmt.Sprint(w.families[i], s.Roles)
-		if w.owners {
-			like += string(s.Owner)
-		}
-		if !seen[like] {
-			seen[like] = true
-			out = append(out, i)
+// testEnd is one of a node's addresses, or a stand-in for it without one.
+type testEnd struct {
+	end
+	family family
+}
+
+// ends lists the addresses of those that a selector names, one of those that no rule can tell apart. attrs, unless nil, are what the nodes
+// are taken to be like.
+func (w *world) ends(s selector, attrs map[string]string) (out []testEnd) {
+	seen := map[string]bool{}
+	for _, id := range w.nodes(s) {
+		subject := w.subjectOf(id, attrs)
+		for _, e := range w.addresses(id, subject) {
+			if s.kind == kindPrefix && e.addr != s.prefix.Addr() {
+				continue
+			}
+			like := fmt.Sprint(e.family, subject.Roles, w.bySrcPrefix.around(e.addr), w.byDstPrefix.around(e.addr))
+			if w.owners {
+				like += string(subject.Owner)
+			}
+			if !seen[like] {
+				seen[like] = true
+				out = append(out, e)
+			}
 		}
 	}
 	return out
 }
 
-// allowing returns the first of rules, all of which name a as source, that allows the flow; nil when none does.
-func (w *world) allowing(rules []int, a, b int, protos []Proto, port uint16, now time.Time) *Rule {
-	for _, i := range rules {
-		r := &w.rules[i].Rule
-		if src, dst, owners, ports := w.fit(r, a, b, protos, port); src && dst && owners && ports && !r.over(now) && len(r.Restrictions) == 0 {
+func (w *world) subjectOf(id NodeID, attrs map[string]string) *Subject {
+	if attrs == nil {
+		return &w.find(id).subject
+	}
+	n := w.dir.Nodes[w.places[id]]
+	n.Attributes = attrs
+	return &w.entryOf(&n).subject
+}
+
+func (w *world) addresses(id NodeID, s *Subject) (out []testEnd) {
+	if w.standIn[id] {
+		return []testEnd{{end{subject: s}, family4 | family6}}
+	}
+	for _, a := range s.Addresses {
+		out = append(out, testEnd{end{addr: a, subject: s}, familyOf(a)})
+	}
+	return out
+}
+
+// decide returns the first of rules that allows one of protos, and the deny that refuses what it allows.
+func (w *world) decide(rules []int, a, b end, protos []Proto, port uint16, now time.Time) (allowed, denied *Rule) {
+	for _, p := range protos {
+		for _, i := range rules {
+			r := &w.rules[i].Rule
+			if !r.fits(a, b) || !r.passes(b) || !r.covers(p, port) || !r.inForce(now) {
+				continue
+			}
+			if denied = w.deniedBy(a, b, p, port, now); denied == nil {
+				return r, nil
+			}
+			allowed = r
+			break
+		}
+	}
+	return allowed, denied
+}
+
+func (w *world) deniedBy(a, b end, p Proto, port uint16, now time.Time) *Rule {
+	for i := range w.denies {
+		if r := &w.denies[i].Rule; r.fits(a, b) && r.covers(p, port) && !r.over(now) {
 			return r
 		}
 	}
 	return nil
 }
 
-// fit says what of a rule matches a flow between two nodes.
-func (w *world) fit(r *Rule, a, b int, protos []Proto, port uint16) (src, dst, owners, ports bool) {
-	from, to := end{subject: &w.subjects[a]}, end{subject: &w.subjects[b]}
-	src = holds(r.Src, from.subject)
-	dst = holds(r.Dst, to.subject) && w.families[a]&w.families[b] != 0
-	ports = slices.ContainsFunc(protos, func(p Proto) bool { return r.covers(p, port) })
-	return src, dst, src && dst && r.owners(from, to), ports
-}
-
-// failure is the sentence for an expectation that does not hold between a and b; r is what allows the flow, if anything does.
-func (w *world) failure(t test, e expectation, r *Rule, a, b int, now time.Time) string {
+// failure is the sentence for an expectation that does not hold between a and b; allowed and denied are what decide gave.
+func (w *world) failure(t test, e expectation, allowed, denied *Rule, a, b end, now time.Time) string {
 	flow := fmt.Sprintf("tests[%d]: %s -> %s", t.index, t.src.text, e.text)
 	if through := w.between(a, b); through != "" {
 		flow += " (" + through + ")"
 	}
-	if r != nil {
-		return fmt.Sprintf("%s is allowed by %s, but the test denies it", flow, r.Ref)
+	if denied != nil {
+		return fmt.Sprintf("%s is refused, but the test accepts it: %s refuses it%s", flow, denied.Ref, denyText(denied))
+	}
+	if allowed != nil {
+		return fmt.Sprintf("%s is allowed by %s, but the test denies it", flow, allowed.Ref)
 	}
 	var near []NearMiss
 	for i := range w.rules {
 		r := &w.rules[i].Rule
-		src, dst, owners, ports := w.fit(r, a, b, t.protos, e.port)
-		if miss, ok := r.miss(src, dst, owners, ports, now); ok {
+		covers := slices.ContainsFunc(t.protos, func(p Proto) bool { return r.covers(p, e.port) })
+		if miss, ok := r.missing(a, b, covers, now); ok {
 			near = append(near, NearMiss{r, miss})
 		}
 	}
@@ -261,8 +283,8 @@ func (w *world) failure(t test, e expectation, r *Rule, a, b int, now time.Time)
 }
 
 // between names the nodes of a failure, where they are real.
-func (w *world) between(a, b int) string {
-	from, to := w.names[w.subjects[a].Node], w.names[w.subjects[b].Node]
+func (w *world) between(a, b end) string {
+	from, to := w.names[a.subject.Node], w.names[b.subject.Node]
 	switch {
 	case from != "" && to != "":
 		return "from " + from + " to " + to

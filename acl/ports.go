@@ -95,7 +95,9 @@ func parseSpan(s string) (sp span, problem, hint string) {
 	last, ok2 := decimal(to, lastPort)
 	switch {
 	case !ok1 || !ok2:
-		return span{}, quote(s) + " is not a port", "ports are written `22`, `80,443`, `8000-8080` or `*`, from 0 to 65535, without spaces, signs or leading zeros"
+		return span{}, quote(s) + " is not a port", "ports are written `22`, `80,443`, `8000-8080` or `*`, from 1 to 65535, without spaces, signs or leading zeros"
+	case first == 0:
+		return span{}, "port 0 is none that a flow goes to", "write `*` for every port"
 	case first > last:
 		return span{}, "the range " + quote(s) + " runs backwards", fmt.Sprintf("did you mean `%d-%d`?", last, first)
 	}
@@ -121,4 +123,26 @@ func portsFor(protos []Proto, spans []span) []Ports {
 // portless reports whether protos are named and one of them has no ports.
 func portless(protos []Proto) bool {
 	return slices.ContainsFunc(protos, func(p Proto) bool { return !p.HasPorts() })
+}
+
+// without returns what of ports is in none of gone. Neither is changed.
+func without(ports, gone []Ports) []Ports {
+	left := slices.Clone(ports)
+	for _, g := range gone {
+		var next []Ports
+		for _, p := range left {
+			if p.Proto != g.Proto || g.Last < p.First || p.Last < g.First {
+				next = append(next, p)
+				continue
+			}
+			if p.First < g.First {
+				next = append(next, Ports{p.Proto, p.First, g.First - 1})
+			}
+			if p.Last > g.Last {
+				next = append(next, Ports{p.Proto, g.Last + 1, p.Last})
+			}
+		}
+		left = next
+	}
+	return left
 }

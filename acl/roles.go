@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // roleDomain keeps role ids apart from every other hash made with the same salt.
@@ -18,44 +20,47 @@ func newRoleID(salt []byte, key string) RoleID {
 	return RoleID(binary.BigEndian.Uint64(sum[:]))
 }
 
-// roleBook gives ids to the selectors that rules use, and says which of them a node has.
+// roleBook gives ids to the selectors and postures that rules use, and says which of them a node has. Once every rule is in, it is read-only.
 type roleBook struct {
 	id       func(key string) RoleID
 	ids      map[string]RoleID // by selector key
 	keys     map[RoleID]string
 	networks map[netip.Prefix]RoleID // of the "ip:" selectors
-	bits     []int                   // lengths of networks, IPv6 ones plus 1000 to keep the families apart
+	lengths  []int                   // of networks, IPv6 ones plus 1000 to keep the families apart
+	postures map[string]*posture     // Policy.postures
 	memberOf map[string][]string     // Policy.memberOf
-	logins   map[UserID]string       // of users that alone have their login
+	people   map[UserID]person       // users that alone have their login
 }
 
 const bits6 = 1000
 
+// person is a user as roles see it.
+type person struct{ login, role string }
+
 func newRoleBook(p *Policy, users []User, id func(string) RoleID) *roleBook {
 	return &roleBook{
 		id: id, ids: map[string]RoleID{}, keys: map[RoleID]string{}, networks: map[netip.Prefix]RoleID{},
-		memberOf: p.memberOf, logins: uniqueLogins(users),
+		postures: p.postures, memberOf: p.memberOf, people: uniqueLogins(users),
 	}
 }
 
 // uniqueLogins leaves out logins that two users have: which of them the policy means is not to be guessed.
-func uniqueLogins(users []User) map[UserID]string {
+func uniqueLogins(users []User) map[UserID]person {
 	count := make(map[string]int, len(users))
 	for _, u := range users {
 		count[foldLogin(u.Login)]++
 	}
-	out := make(map[UserID]string, len(users))
+	out := make(map[UserID]person, len(users))
 	for _, u := range users {
 		if login := foldLogin(u.Login); count[login] == 1 && login != "" && u.ID != "" {
-			out[u.ID] = login
+			out[u.ID] = person{login, u.Role}
 		}
 	}
 	return out
 }
 
-// role returns the id of a selector. Two selectors with one id would be one to every node, so that is an error.
-func (b *roleBook) role(s selector) (RoleID, error) {
-	key := s.key()
+// role returns the id of a selector, or of a posture, by its key. Two with one id would be one to every node, so that is an error.
+func (b *roleBook) role(key string) (RoleID, error) {
 	if id, ok := b.ids[key]; ok {
 		return id, nil
 	}
@@ -64,10 +69,29 @@ func (b *roleBook) role(s selector) (RoleID, error) {
 		return 0, fmt.Errorf("compile policy: selectors %s and %s have the same role id: make a new salt", quote(key), quote(other))
 	}
 	b.ids[key], b.keys[id] = id, key
-	if s.kind == kindPrefix {
-		b.addNetwork(s.prefix, id)
-	}
 	return id, nil
+}
+
+// roles returns the ids of several keys, sorted.
+func (b *roleBook) roles(keys []string) (out []RoleID, err error) {
+	for _, key := range keys {
+		id, err := b.role(key)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, id)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// network returns the id for the nodes that have an address in p.
+func (b *roleBook) network(p netip.Prefix) (RoleID, error) {
+	id, err := b.role("ip:" + p.String())
+	if err == nil {
+		b.addNetwork(p, id)
+	}
+	return id, err
 }
 
 func (b *roleBook) addNetwork(p netip.Prefix, id RoleID) {
@@ -76,43 +100,55 @@ func (b *roleBook) addNetwork(p netip.Prefix, id RoleID) {
 	if p.Addr().Is6() {
 		n += bits6
 	}
-	if !slices.Contains(b.bits, n) {
-		b.bits = append(b.bits, n)
+	if !slices.Contains(b.lengths, n) {
+		b.lengths = append(b.lengths, n)
 	}
 }
 
 // rolesOf lists the roles of a node, sorted.
-func (b *roleBook) rolesOf(n *Node) []RoleID {
-	var out []RoleID
-	add := func(key string) {
+func (b *roleBook) rolesOf(n *Node) (out []RoleID) {
+	for _, key := range b.whoIs(n) {
 		if id, ok := b.ids[key]; ok {
 			out = append(out, id)
 		}
 	}
-	add("*")
-	if len(n.Tags) > 0 {
-		add("autogroup:tagged")
-		for _, t := range n.Tags {
-			add(t)
-		}
-	} else if login, ok := b.logins[n.Owner]; ok {
-		add("autogroup:member")
-		add(login)
-		for _, g := range b.memberOf[login] {
-			add(g)
-		}
-	}
 	for _, a := range n.Addresses {
-		out = b.appendNetworks(out, a)
+		out = append(out, b.networksAround(a)...)
+	}
+	for name, p := range b.postures {
+		if id, ok := b.ids[name]; ok && p.holds(n.Attributes) {
+			out = append(out, id)
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
 
-// appendNetworks adds the roles of the networks that a lies in.
-func (b *roleBook) appendNetworks(out []RoleID, a netip.Addr) []RoleID {
-	for _, n := range b.bits {
-		if (n >= bits6) != a.Is6() {
+// whoIs lists the selectors, by key, that name a node for who it is, whether rules use them or not.
+func (b *roleBook) whoIs(n *Node) []string {
+	keys := []string{"*", "autogroup:danger-all"}
+	if len(n.Tags) > 0 {
+		keys = append(keys, "autogroup:tagged")
+		return slices.AppendSeq(keys, tagsOf(n))
+	}
+	who, ok := b.people[n.Owner]
+	if !ok {
+		return keys
+	}
+	keys = append(keys, "autogroup:member", who.login)
+	if _, domain, ok := strings.Cut(who.login, "@"); ok {
+		keys = append(keys, domainSelector+domain)
+	}
+	if who.role != "" {
+		keys = append(keys, "autogroup:"+who.role)
+	}
+	return append(keys, b.memberOf[who.login]...)
+}
+
+// networksAround lists the roles of the networks that a lies in.
+func (b *roleBook) networksAround(a netip.Addr) (out []RoleID) {
+	for _, n := range b.lengths {
+		if (n >= bits6) != a.Is6() || !plainAddr(a) {
 			continue
 		}
 		p, err := a.Prefix(n % bits6)
@@ -124,4 +160,15 @@ func (b *roleBook) appendNetworks(out []RoleID, a netip.Addr) []RoleID {
 		}
 	}
 	return out
+}
+
+// tagsOf lists a node's tags. What does not look like one is none: it could be the key of another selector.
+func tagsOf(n *Node) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, t := range n.Tags {
+			if strings.HasPrefix(t, "tag:") && !yield(t) {
+				return
+			}
+		}
+	}
 }

@@ -15,41 +15,146 @@ func (r Ref) compare(o Ref) int {
 }
 
 // acl reads one entry of acls.
-func (r *reader) acl(v *hujson.Value, what string) (src []selector, targets []target, ok bool) {
+func (r *reader) acl(v *hujson.Value, what string) (statement, bool) {
 	before := r.found()
+	var s statement
 	var protos []Proto
 	seen := map[string]bool{}
 	isObject := r.object(v, what, []field{
 		{"action", func(v *hujson.Value) { seen["action"] = true; r.action(v, what) }},
 		{"proto", func(v *hujson.Value) { protos = r.proto(v, what) }},
-		{"src", func(v *hujson.Value) { seen["src"] = true; src = r.sources(v, what) }},
-		{"dst", func(v *hujson.Value) { seen["dst"] = true; targets = r.destinations(v, what, protos) }},
-		{"users", func(v *hujson.Value) { r.former(v, "users", "src") }},
-		{"ports", func(v *hujson.Value) { r.former(v, "ports", "dst") }},
-	}, laterInACL)
+		{"src", func(v *hujson.Value) { seen["src"] = true; s.src = r.sources(v, what) }},
+		{"users", func(v *hujson.Value) { r.former(v, what, "users", "src", seen, func() { s.src = r.sources(v, what) }) }},
+		{"dst", func(v *hujson.Value) { seen["dst"] = true; s.targets = r.destinations(v, what, protos) }},
+		{"ports", func(v *hujson.Value) {
+			r.former(v, what, "ports", "dst", seen, func() { s.targets = r.destinations(v, what, protos) })
+		}},
+		{"srcPosture", func(v *hujson.Value) { seen["srcPosture"] = true; s.postures = r.srcPosture(v, what) }},
+	})
 	if isObject {
 		r.require(v, what, seen, "action", "src", "dst")
 	}
-	r.checkSelf(v, what, src, targets)
-	return src, targets, r.found() == before
+	r.defaultPosture(&s, seen)
+	r.checkSelf(v, what, &s, kindAny)
+	return s, r.found() == before
 }
 
 // grant reads one entry of grants.
-func (r *reader) grant(v *hujson.Value, what string) (src []selector, targets []target, ok bool) {
+func (r *reader) grant(v *hujson.Value, what string) (statement, bool) {
 	before := r.found()
+	var s statement
 	var t target
+	var c conditions
 	seen := map[string]bool{}
-	isObject := r.object(v, what, []field{
-		{"src", func(v *hujson.Value) { seen["src"] = true; src = r.sources(v, what) }},
+	fields := []field{
+		{"src", func(v *hujson.Value) { seen["src"] = true; s.src = r.sources(v, what) }},
 		{"dst", func(v *hujson.Value) { seen["dst"] = true; t.dst = r.selectors(v, what+".dst", inDst) }},
 		{"ip", func(v *hujson.Value) { seen["ip"] = true; t.ports = r.capabilities(v, what) }},
-	}, laterInGrant)
-	if isObject {
-		r.require(v, what, seen, "src", "dst", "ip")
+		{"app", func(v *hujson.Value) { seen["app"] = true; s.app = r.app(v, what) }},
+		{"via", func(v *hujson.Value) { s.via = r.via(v, what) }},
+		{"srcPosture", func(v *hujson.Value) { seen["srcPosture"] = true; s.postures = r.srcPosture(v, what) }},
 	}
-	targets = []target{t}
-	r.checkSelf(v, what, src, targets)
-	return src, targets, r.found() == before
+	isObject := r.object(v, what, append(fields, r.conditionFields(&c, what)...))
+	if isObject {
+		r.require(v, what, seen, "src", "dst")
+		if !seen["ip"] && !seen["app"] || seen["ip"] && len(t.ports) == 0 && len(s.app) == 0 && r.found() == before {
+			r.err(v.StartOffset, "give it `ip`, such as [\"tcp:443\"], or `app`", "%s grants nothing", what)
+		}
+	}
+	s.targets = []target{t}
+	s.restrictions, s.until, s.log = c.restrictions(), c.untilMillis(), string(c.log)
+	r.defaultPosture(&s, seen)
+	r.checkSelf(v, what, &s, 0)
+	r.checkApp(v, what, &s)
+	r.checkVia(v, what, &s)
+	return s, r.found() == before
+}
+
+// deny reads one entry of denies: the shape of a grant, with a reason and perhaps an end. It has no conditions: a fact that is not known
+// must not open what it closes.
+func (r *reader) deny(v *hujson.Value, what string) (statement, bool) {
+	before := r.found()
+	s := statement{deny: true}
+	var t target
+	var c conditions
+	seen := map[string]bool{}
+	isObject := r.object(v, what, []field{
+		{"src", func(v *hujson.Value) { seen["src"] = true; s.src = r.sources(v, what) }},
+		{"dst", func(v *hujson.Value) { seen["dst"] = true; t.dst = r.selectors(v, what+".dst", inDst) }},
+		{"ip", func(v *hujson.Value) { seen["ip"] = true; t.ports = r.capabilities(v, what) }},
+		{"reason", func(v *hujson.Value) { seen["reason"] = true; s.reason = r.reason(v, what) }},
+		{"until", func(v *hujson.Value) { c.until = r.instant(v, what+".until") }},
+	})
+	if isObject {
+		r.require(v, what, seen, "src", "dst", "ip", "reason")
+	}
+	for _, list := range []struct {
+		name  string
+		empty bool
+	}{{"src", len(s.src) == 0}, {"dst", len(t.dst) == 0}, {"ip", len(t.ports) == 0}} {
+		if seen[list.name] && list.empty && r.found() == before {
+			r.err(v.StartOffset, "an empty list matches nothing, so it would refuse nothing; name something or remove it", "%s.%s is empty", what, list.name)
+		}
+	}
+	s.targets, s.until = []target{t}, c.untilMillis()
+	r.checkSelf(v, what, &s, kindAny)
+	return s, r.found() == before
+}
+
+// maxReason bounds a deny's reason, in bytes.
+const maxReason = 200
+
+func (r *reader) reason(v *hujson.Value, what string) string {
+	s, ok := r.text(v, what+".reason")
+	if ok && (strings.TrimSpace(s) == "" || len(s) > maxReason) {
+		r.err(v.StartOffset, "people read it when they are refused", "%s.reason must have 1 to %d bytes", what, maxReason)
+	}
+	return s
+}
+
+// defaultPosture gives a rule without srcPosture the policy's own.
+func (r *reader) defaultPosture(s *statement, seen map[string]bool) {
+	if !seen["srcPosture"] {
+		s.postures = r.pol.defaultPosture
+	}
+}
+
+// via reads a grant's via: tags of routers.
+func (r *reader) via(v *hujson.Value, what string) (tags []string) {
+	elems, _ := r.array(v, what+".via")
+	for i := range elems {
+		s, ok := r.text(&elems[i], "an element of "+what+".via")
+		switch at := elems[i].StartOffset; {
+		case !ok:
+		case !strings.HasPrefix(s, "tag:"):
+			r.err(at, "name the routers by their tag", "%s cannot stand in via: only tags can", quote(s))
+		case r.knownTag(s, at) && !slices.Contains(tags, s):
+			tags = append(tags, s)
+		}
+	}
+	return tags
+}
+
+// checkVia warns of destinations that lie behind no router.
+func (r *reader) checkVia(v *hujson.Value, what string, s *statement) {
+	for _, t := range s.targets {
+		for _, d := range t.dst {
+			if len(s.via) > 0 && d.kind != kindPrefix && d.kind != kindInternet {
+				r.warn(v.StartOffset, "a router is a way to networks and to `autogroup:internet`", "%s has `via`, but no router is a way to %s", what, quote(d.text))
+			}
+		}
+	}
+}
+
+// checkApp refuses application capabilities where there is no node to be told of them.
+func (r *reader) checkApp(v *hujson.Value, what string, s *statement) {
+	for _, t := range s.targets {
+		for _, d := range t.dst {
+			if len(s.app) > 0 && (d.kind == kindInternet || d.kind == kindRole) {
+				r.err(v.StartOffset, "give `app` a grant of its own, to other dst", "%s has `app`, which cannot go to %s", what, quote(d.text))
+			}
+		}
+	}
 }
 
 // found counts the errors so far.
@@ -64,8 +169,15 @@ func (r *reader) require(v *hujson.Value, what string, seen map[string]bool, nam
 	}
 }
 
-func (r *reader) former(v *hujson.Value, old, name string) {
-	r.err(v.StartOffset, fmt.Sprintf("write %s", quote(name)), "%s is the former name of %s", quote(old), quote(name))
+// former reads a field under its former name, unless it has its present one beside it.
+func (r *reader) former(v *hujson.Value, what, old, name string, seen map[string]bool, read func()) {
+	if seen[name] {
+		r.err(v.StartOffset, "remove one of the two", "%s has both %s and its former name %s", what, quote(name), quote(old))
+		return
+	}
+	seen[name] = true
+	r.warn(v.StartOffset, fmt.Sprintf("write %s", quote(name)), "%s is the former name of %s", quote(old), quote(name))
+	read()
 }
 
 func (r *reader) action(v *hujson.Value, what string) {
@@ -113,9 +225,8 @@ func (r *reader) selectors(v *hujson.Value, what string, in place) (out []select
 		}
 		if host, ok := portsTacked(s); ok && in == inDst {
 			r.err(v.StartOffset, fmt.Sprintf("write %s here", quote(host)), "%s has ports: those of a grant stand in `ip`", quote(s))
-		} else if sel, ok := r.selector(s, v.StartOffset, in); ok {
-			out = append(out, sel)
-			r.suspect(sel, v.StartOffset)
+		} else if sels, ok := r.expand(s, v.StartOffset, in); ok {
+			out = append(out, sels...)
 		}
 	})
 	return distinct(out)
@@ -141,13 +252,6 @@ func distinct(sels []selector) []selector {
 	})
 }
 
-// suspect warns of a selector that names nobody.
-func (r *reader) suspect(s selector, at int) {
-	if s.kind == kindGroup && len(r.pol.groups[s.text].flat) == 0 {
-		r.warn(at, "", "nobody is in %s", quote(s.text))
-	}
-}
-
 // destinations reads an acl's dst, "SELECTOR:PORTS" each, and joins those with equal ports.
 func (r *reader) destinations(v *hujson.Value, what string, protos []Proto) (targets []target) {
 	byPorts := map[string]int{}
@@ -156,11 +260,10 @@ func (r *reader) destinations(v *hujson.Value, what string, protos []Proto) (tar
 		if !ok {
 			return
 		}
-		sel, spans, ok := r.selectorPorts(s, v.StartOffset, inDst, protos)
+		sels, spans, ok := r.selectorPorts(s, v.StartOffset, inDst, protos)
 		if !ok {
 			return
 		}
-		r.suspect(sel, v.StartOffset)
 		ports := portsFor(protos, spans)
 		key := fmt.Sprint(ports)
 		i, known := byPorts[key]
@@ -169,7 +272,7 @@ func (r *reader) destinations(v *hujson.Value, what string, protos []Proto) (tar
 			byPorts[key] = i
 			targets = append(targets, target{ports: ports})
 		}
-		targets[i].dst = append(targets[i].dst, sel)
+		targets[i].dst = append(targets[i].dst, sels...)
 	})
 	for i := range targets {
 		targets[i].dst = distinct(targets[i].dst)
@@ -178,7 +281,7 @@ func (r *reader) destinations(v *hujson.Value, what string, protos []Proto) (tar
 }
 
 // selectorPorts reads "SELECTOR:PORTS".
-func (r *reader) selectorPorts(s string, at int, in place, protos []Proto) (selector, []span, bool) {
+func (r *reader) selectorPorts(s string, at int, in place, protos []Proto) ([]selector, []span, bool) {
 	host, ports, ok := cutPorts(s)
 	if !ok {
 		hint := fmt.Sprintf("write %s, or %s for every port", quote(s+":22"), quote(s+":*"))
@@ -186,24 +289,30 @@ func (r *reader) selectorPorts(s string, at int, in place, protos []Proto) (sele
 			hint = "write `[ADDRESS]:22`"
 		}
 		r.err(at, hint, "%s has no ports", quote(s))
-		return selector{}, nil, false
+		return nil, nil, false
 	}
-	sel, ok := r.selector(host, at, in)
+	sels, ok := r.expand(host, at, in)
 	if !ok {
-		return selector{}, nil, false
+		return nil, nil, false
 	}
 	spans, problem, hint := parseSpans(ports)
-	if problem == "" && portless(protos) && !slices.Equal(spans, everyPort) && !(in == inTest && ports == "0") {
+	switch {
+	case in == inTest && portless(protos) && ports == "0":
+		spans, problem = []span{{}}, ""
+	case problem != "":
+	case in == inTest && portless(protos):
+		problem, hint = "a test of a protocol without ports asks about port 0", fmt.Sprintf("write %s", quote(host+":0"))
+	case portless(protos) && !slices.Equal(spans, everyPort):
 		problem, hint = "a protocol without ports takes `*`", fmt.Sprintf("write %s", quote(host+":*"))
 	}
 	if problem != "" {
 		r.err(at, hint, "%s: %s", quote(s), problem)
-		return selector{}, nil, false
+		return nil, nil, false
 	}
 	if _, err := parsePrefix(s); err == nil && in == inDst {
 		r.warn(at, fmt.Sprintf("write %s", quote("["+host+"]:"+ports)), "%s is read as %s, port %s", quote(s), quote(host), ports)
 	}
-	return sel, spans, true
+	return sels, spans, true
 }
 
 var everyPort = []span{{0, lastPort}}
@@ -219,7 +328,7 @@ func cutPorts(s string) (host, ports string, ok bool) {
 		inner, closed := strings.CutSuffix(inner, "]")
 		return inner, ports, closed
 	}
-	return host, ports, host != "tag" && host != "group" && host != "autogroup"
+	return host, ports, !slices.Contains([]string{"tag", "group", "autogroup", "ipset", "svc", "host", "user"}, host)
 }
 
 // capabilities reads a grant's ip.
@@ -246,6 +355,9 @@ func (r *reader) capability(s string, at int) []Ports {
 		return nil
 	}
 	spans, problem, hint := parseSpans(rest)
+	if problem == "" && len(spans) > 1 {
+		problem, hint = "an element of `ip` has one port or one range", "write an element for each"
+	}
 	if problem == "" && portless(protos) && !slices.Equal(spans, everyPort) {
 		problem, hint = "a protocol without ports takes `*`", fmt.Sprintf("write %s", quote(name+":*"))
 	}
@@ -257,17 +369,18 @@ func (r *reader) capability(s string, at int) []Ports {
 }
 
 // checkSelf holds a rule to autogroup:self to sources that have an owner, as Tailscale does: for the others it could only be a mistake.
-func (r *reader) checkSelf(v *hujson.Value, what string, src []selector, targets []target) {
-	toSelf := slices.ContainsFunc(targets, func(t target) bool {
+// also is one more kind that may stand there.
+func (r *reader) checkSelf(v *hujson.Value, what string, s *statement, also kind) {
+	toSelf := slices.ContainsFunc(s.targets, func(t target) bool {
 		return slices.ContainsFunc(t.dst, func(s selector) bool { return s.kind == kindSelf })
 	})
 	if !toSelf {
 		return
 	}
-	for _, s := range src {
-		if s.kind != kindUser && s.kind != kindGroup && s.kind != kindMember {
+	for _, from := range s.src {
+		if from.kind != also && !slices.Contains([]kind{kindUser, kindGroup, kindMember, kindDomain, kindRole}, from.kind) {
 			r.err(v.StartOffset, "use users, groups or `autogroup:member`, and another rule for the rest",
-				"%s goes to `autogroup:self`, but its source %s has no owner", what, quote(s.text))
+				"%s goes to `autogroup:self`, but its source %s has no owner", what, quote(from.text))
 		}
 	}
 }

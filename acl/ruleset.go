@@ -24,7 +24,7 @@ const (
 
 // Ref says which rule of the policy file something came from.
 type Ref struct {
-	Section string `json:"section"` // "acls" or "grants"
+	Section string `json:"section"` // "acls", "grants" or "denies"
 	Index   int    `json:"index"`   // from 0
 	Line    int    `json:"line"`    // from 1
 	Column  int    `json:"column"`  // from 1
@@ -42,24 +42,36 @@ type Ports struct {
 }
 
 // Set is what may stand at one end of a rule. The zero Set matches nothing.
-// Roles match nodes by membership; Prefixes match only addresses that are no node's own (behind a subnet router).
 type Set struct {
-	Roles    []RoleID       `json:"roles,omitempty"`
-	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
+	Roles    []RoleID       `json:"roles,omitempty"`    // nodes that have one of them, at all their addresses
+	Prefixes []netip.Prefix `json:"prefixes,omitempty"` // addresses: nodes' own, and those behind a subnet router
+	Beyond   []netip.Prefix `json:"beyond,omitempty"`   // addresses beyond an exit node (a route to everything)
 }
 
-// Rule allows flows from Src to Dst on Ports. The zero Rule allows nothing.
+// Rule allows, or among Ruleset.Denies refuses, flows from Src to Dst on Ports. The zero Rule does neither.
 type Rule struct {
 	Ref   Ref     `json:"ref"`
 	Src   Set     `json:"src"`
 	Dst   Set     `json:"dst"`
 	Ports []Ports `json:"ports"`
+	// SrcPosture, when not empty, narrows Src to nodes, at their own addresses, that have one of these roles: those that meet a posture.
+	SrcPosture []RoleID `json:"srcPosture,omitempty"`
+	// Via, when not empty, narrows Dst to what lies behind routes that a node with one of these roles serves.
+	Via []RoleID `json:"via,omitempty"`
 	// SameOwner additionally demands that both ends are untagged nodes of one owner (autogroup:self).
 	SameOwner bool `json:"sameOwner,omitempty"`
 	// Until is when the rule ends, in Unix milliseconds; 0 never ends.
 	Until int64 `json:"until,omitempty"`
 	// Restrictions must all hold. A kind this build does not know never holds, so a newer policy is never read too widely.
 	Restrictions []Restriction `json:"restrictions,omitempty"`
+	// App is what the application at the destination is told of the source: canonical JSON texts by the capability's name. It allows no flow.
+	App map[string][]string `json:"app,omitempty"`
+	// Log is what is to be logged of the rule's flows: "", "all", "deny" or "sample".
+	Log string `json:"log,omitempty"`
+	// Postures are the names of SrcPosture's roles, for explanations.
+	Postures []string `json:"postures,omitempty"`
+	// Reason is what a deny says of itself.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Restriction is one further condition on a rule. No kind is defined yet: every one present makes its rule allow nothing.
@@ -81,6 +93,7 @@ type Subject struct {
 // It is read-only once made and then safe for concurrent use.
 type Ruleset struct {
 	Rules    []Rule
+	Denies   []Rule // each beats every rule, whatever its Restrictions and Via
 	Subjects []Subject
 }
 
@@ -96,6 +109,7 @@ type Flow struct {
 type Decision struct {
 	Allow  bool
 	Rule   *Rule     // the first rule in file order that allows; nil on refusal
+	Deny   *Rule     // the first deny that refuses what a rule allows; nil when none does
 	Until  time.Time // when the last of the allowing rules ends; zero when one of them never does
 	Reason string    // on refusal: what is missing, in words
 }
@@ -105,6 +119,8 @@ type end struct {
 	addr    netip.Addr
 	subject *Subject // nil when nobody has or serves it
 	routed  bool
+	beyond  bool       // the route is an exit node's
+	routers []*Subject // all who serve the most specific route, subject first
 }
 
 // SubjectOf returns the subject that owns addr, or serves the most specific route to it (routed true; the first of several that serve the
@@ -124,20 +140,38 @@ func (rs *Ruleset) SubjectOf(addr netip.Addr) (s *Subject, routed bool) {
 	if s != nil {
 		return s, false
 	}
+	if routers := rs.routersTo(addr); len(routers) > 0 {
+		return routers[0], true
+	}
+	return nil, false
+}
+
+// routersTo lists who serves the most specific route to addr.
+func (rs *Ruleset) routersTo(addr netip.Addr) (out []*Subject) {
 	bits := -1
 	for i := range rs.Subjects {
-		for _, route := range rs.Subjects[i].Routes {
-			if route.Bits() > bits && route.Contains(addr) {
-				s, bits = &rs.Subjects[i], route.Bits()
+		s := &rs.Subjects[i]
+		for _, route := range s.Routes {
+			switch {
+			case !route.Contains(addr) || route.Bits() < bits:
+			case route.Bits() > bits:
+				out, bits = []*Subject{s}, route.Bits()
+			case out[len(out)-1] != s:
+				out = append(out, s)
 			}
 		}
 	}
-	return s, s != nil
+	return out
 }
 
 func (rs *Ruleset) resolve(addr netip.Addr) end {
 	s, routed := rs.SubjectOf(addr)
-	return end{addr: addr, subject: s, routed: routed}
+	e := end{addr: addr, subject: s, routed: routed}
+	if routed {
+		e.routers = rs.routersTo(addr)
+		e.beyond = !slices.ContainsFunc(s.Routes, func(p netip.Prefix) bool { return !isExit(p) && p.Contains(addr) })
+	}
+	return e
 }
 
 // matches reports whether e may stand at the set's end of a rule.
@@ -145,15 +179,35 @@ func (s Set) matches(e end) bool {
 	switch {
 	case e.subject == nil:
 		return false
+	case e.beyond:
+		return contains(s.Beyond, e.addr)
 	case e.routed:
-		return slices.ContainsFunc(s.Prefixes, func(p netip.Prefix) bool { return p.Contains(e.addr) })
+		return contains(s.Prefixes, e.addr)
 	}
-	return s.names(e.subject)
+	return s.names(e.subject) || contains(s.Prefixes, e.addr)
+}
+
+func contains(list []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // names reports whether the set names the node itself.
 func (s Set) names(n *Subject) bool {
-	return slices.ContainsFunc(n.Roles, func(id RoleID) bool { return slices.Contains(s.Roles, id) })
+	return shares(n.Roles, s.Roles)
+}
+
+// passes reports whether dst may be reached the way that Via demands.
+func (r *Rule) passes(dst end) bool {
+	return len(r.Via) == 0 || slices.ContainsFunc(dst.routers, func(s *Subject) bool { return shares(s.Roles, r.Via) })
+}
+
+func shares(a, b []RoleID) bool {
+	return slices.ContainsFunc(a, func(id RoleID) bool { return slices.Contains(b, id) })
+}
+
+// postured reports whether the source's device is as the rule demands.
+func (r *Rule) postured(src end) bool {
+	return len(r.SrcPosture) == 0 || !src.routed && shares(src.subject.Roles, r.SrcPosture)
 }
 
 // owners reports whether what SameOwner demands holds.
@@ -195,10 +249,7 @@ func (rs *Ruleset) decide(f Flow, now time.Time) (d Decision) {
 	}
 	for i := range rs.Rules {
 		r := &rs.Rules[i]
-		if !r.Src.matches(src) || !r.Dst.matches(dst) || !r.owners(src, dst) || !r.covers(f.Proto, f.Port) {
-			continue
-		}
-		if r.over(now) || len(r.Restrictions) > 0 {
+		if !r.fits(src, dst) || !r.passes(dst) || !r.covers(f.Proto, f.Port) || !r.inForce(now) {
 			continue
 		}
 		if !d.Allow {
@@ -207,5 +258,29 @@ func (rs *Ruleset) decide(f Flow, now time.Time) (d Decision) {
 			d.Until = r.end()
 		}
 	}
+	if d.Allow {
+		if deny := rs.denying(src, dst, f, now); deny != nil {
+			return Decision{Deny: deny}
+		}
+	}
 	return d
+}
+
+// fits reports whether the flow's ends may stand at the rule's.
+func (r *Rule) fits(src, dst end) bool {
+	return r.Src.matches(src) && r.Dst.matches(dst) && r.postured(src) && r.owners(src, dst)
+}
+
+// inForce reports whether the rule allows anything now.
+func (r *Rule) inForce(now time.Time) bool { return !r.over(now) && len(r.Restrictions) == 0 }
+
+// denying returns the first deny that refuses the flow. A deny that carries restrictions refuses all the same: what is not understood must
+// not make it narrower.
+func (rs *Ruleset) denying(src, dst end, f Flow, now time.Time) *Rule {
+	for i := range rs.Denies {
+		if r := &rs.Denies[i]; r.fits(src, dst) && r.covers(f.Proto, f.Port) && !r.over(now) {
+			return r
+		}
+	}
+	return nil
 }

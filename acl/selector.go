@@ -17,17 +17,26 @@ const (
 	kindMember
 	kindTagged
 	kindSelf
-	kindPrefix // an address, a CIDR or a host
+	kindPrefix    // an address, a CIDR or a host
+	kindDomain    // user:*@DOMAIN
+	kindRole      // autogroup:admin and its like
+	kindShared    // autogroup:shared: nobody, for no node is shared
+	kindInternet  // autogroup:internet: what lies beyond exit nodes
+	kindDangerAll // autogroup:danger-all: everybody, and what lies beyond exit nodes
+	kindService   // svc:NAME: nobody, for there are no services
 )
+
+// domainSelector is the beginning of a selector of every user of a domain.
+const domainSelector = "user:*@"
 
 // selector names nodes, and addresses behind routes.
 type selector struct {
 	kind   kind
-	text   string       // as written; a login in lower case
+	text   string       // as written; a login or domain in lower case
 	prefix netip.Prefix // of kindPrefix
 }
 
-// key is the selector's one text: the same for a host and its address. Role ids are made from it.
+// key is the selector's one text. Role ids are made from it.
 func (s selector) key() string {
 	if s.kind == kindPrefix {
 		return "ip:" + s.prefix.String()
@@ -44,28 +53,69 @@ const (
 	inTest // at either end of a test
 )
 
-var autogroups = map[string]kind{
-	"autogroup:member": kindMember,
-	"autogroup:tagged": kindTagged,
-	"autogroup:self":   kindSelf,
+// autogroups, in the order in which they are suggested.
+var autogroups = []struct {
+	name string
+	kind kind
+	src  bool // it may stand in src
+	dst  bool
+}{
+	{"autogroup:member", kindMember, true, true},
+	{"autogroup:tagged", kindTagged, true, true},
+	{"autogroup:self", kindSelf, false, true},
+	{"autogroup:internet", kindInternet, false, true},
+	{"autogroup:shared", kindShared, true, false},
+	{"autogroup:danger-all", kindDangerAll, true, false},
+	{"autogroup:owner", kindRole, true, true},
+	{"autogroup:admin", kindRole, true, true},
+	{"autogroup:network-admin", kindRole, true, true},
+	{"autogroup:it-admin", kindRole, true, true},
+	{"autogroup:billing-admin", kindRole, true, true},
+	{"autogroup:auditor", kindRole, true, true},
+	{"autogroup:nonroot", 0, false, false}, // in ssh only
+}
+
+// expand reads s, which an ipset makes several selectors of.
+func (r *reader) expand(s string, at int, in place) ([]selector, bool) {
+	if strings.HasPrefix(s, "ipset:") {
+		return r.ipsetSelectors(s, at, in)
+	}
+	sel, ok := r.selector(s, at, in)
+	if ok && in != inTest {
+		r.suspect(sel, at)
+	}
+	return []selector{sel}, ok
+}
+
+// suspect warns of a selector that names nobody.
+func (r *reader) suspect(s selector, at int) {
+	if s.kind == kindGroup && len(r.pol.groups[s.text].users) == 0 {
+		r.warn(at, "", "nobody is in %s", quote(s.text))
+	}
 }
 
 // selector reads s, found at offset at.
 func (r *reader) selector(s string, at int, in place) (selector, bool) {
-	prefix, _, _ := strings.Cut(s, ":")
+	prefix, rest, marked := strings.Cut(s, ":")
 	switch {
 	case s == "*":
 		return r.anySelector(at, in)
 	case prefix == "autogroup":
 		return r.autogroup(s, at, in)
-	case laterSelectors[prefix+":"] != "" && prefix != s:
-		r.err(at, unsupportedHint, "%s (%s) is not supported by this version of Picket", quote(s), laterSelectors[prefix+":"])
-		return selector{}, false
-	case prefix == "group" && prefix != s:
+	case prefix == "group" && marked:
 		_, ok := r.knownGroup(s, at)
 		return selector{kind: kindGroup, text: s}, ok
-	case prefix == "tag" && prefix != s:
+	case prefix == "tag" && marked:
 		return selector{kind: kindTag, text: s}, r.knownTag(s, at)
+	case prefix == "user" && marked && in != inTest:
+		return r.domain(s, at)
+	case prefix == "svc" && marked && in == inDst:
+		return r.service(s, at)
+	case prefix == "host" && marked:
+		return r.addressSelector(rest, at, in)
+	case prefix == "posture" && marked:
+		r.err(at, "name it in `srcPosture`", "%s is a posture: it says what a device is like, not whose it is", quote(s))
+		return selector{}, false
 	case strings.Contains(s, "@"):
 		login, ok := r.login(s, at)
 		return selector{kind: kindUser, text: login}, ok
@@ -82,24 +132,73 @@ func (r *reader) anySelector(at int, in place) (selector, bool) {
 }
 
 func (r *reader) autogroup(s string, at int, in place) (selector, bool) {
-	k := autogroups[s]
-	switch {
-	case laterAutogroups[s] != "":
-		r.err(at, unsupportedHint, "%s (%s) is not supported by this version of Picket", quote(s), laterAutogroups[s])
-	case k == 0:
-		hint := "known are `autogroup:member`, `autogroup:tagged` and, in dst, `autogroup:self`"
-		if near := r.nearest(s, []string{"autogroup:member", "autogroup:tagged", "autogroup:self"}); near != "" {
-			hint = fmt.Sprintf("did you mean %s?", quote(near))
-		}
-		r.err(at, hint, "unknown autogroup %s", quote(s))
-	case in == inTest:
-		r.err(at, "name one user, group, tag, host or address", "%s cannot stand in a test", quote(s))
-	case k == kindSelf && in == inSrc:
-		r.err(at, "did you mean `autogroup:member`?", "`autogroup:self` can only stand in dst: it is relative to the source")
-	default:
-		return selector{kind: k, text: s}, true
+	if s == "autogroup:members" {
+		r.warn(at, "write `autogroup:member`", "%s is the former name of `autogroup:member`", quote(s))
+		s = "autogroup:member"
 	}
+	names := make([]string, len(autogroups))
+	for i, a := range autogroups {
+		names[i] = a.name
+		if a.name != s {
+			continue
+		}
+		switch {
+		case in == inTest:
+			r.err(at, "name one user, group, tag, host or address", "%s cannot stand in a test", quote(s))
+		case in == inSrc && !a.src || in == inDst && !a.dst:
+			r.misplacedAutogroup(s, at)
+		default:
+			return selector{kind: a.kind, text: s}, true
+		}
+		return selector{}, false
+	}
+	hint := "known are " + strings.Join(names, ", ")
+	if near := r.nearest(s, names); near != "" {
+		hint = fmt.Sprintf("did you mean %s?", quote(near))
+	}
+	r.err(at, hint, "unknown autogroup %s", quote(s))
 	return selector{}, false
+}
+
+// misplacedAutogroup says where an autogroup stands that stands at the wrong end.
+func (r *reader) misplacedAutogroup(s string, at int) {
+	switch s {
+	case "autogroup:self":
+		r.err(at, "did you mean `autogroup:member`?", "%s can only stand in dst: it is relative to the source", quote(s))
+	case "autogroup:internet":
+		r.err(at, "", "%s can only stand in dst: nobody beyond an exit node opens a flow into the network", quote(s))
+	case "autogroup:nonroot":
+		r.err(at, "", "%s can only stand in the users of `ssh`", quote(s))
+	case "autogroup:danger-all":
+		r.err(at, "did you mean `*`?", "%s can only stand in src", quote(s))
+	default:
+		r.err(at, "", "%s can only stand in src", quote(s))
+	}
+}
+
+// domain reads user:*@DOMAIN: every user of a domain.
+func (r *reader) domain(s string, at int) (selector, bool) {
+	domain, ok := strings.CutPrefix(s, domainSelector)
+	if !ok {
+		hint := "every user of a domain is written `user:*@example.com`"
+		if strings.Contains(s, "@") && !strings.Contains(s, "*") {
+			hint = fmt.Sprintf("did you mean %s?", quote(strings.TrimPrefix(s, "user:")))
+		}
+		r.err(at, hint, "%s is no selector", quote(s))
+		return selector{}, false
+	}
+	login, ok := r.login("x@"+domain, at)
+	return selector{kind: kindDomain, text: domainSelector + strings.TrimPrefix(login, "x@")}, ok
+}
+
+// service reads svc:NAME. There are no services here, so it names nobody.
+func (r *reader) service(s string, at int) (selector, bool) {
+	if badService(strings.TrimPrefix(s, "svc:")) {
+		r.err(at, "services are written `svc:NAME`, with lower-case letters, digits and hyphens", "%s is no service", quote(s))
+		return selector{}, false
+	}
+	r.warn(at, "", "%s names nobody: Picket has no services", quote(s))
+	return selector{kind: kindService, text: s}, true
 }
 
 // addressSelector reads an address, a CIDR or a host, which is whatever remains.
@@ -114,15 +213,15 @@ func (r *reader) addressSelector(s string, at int, in place) (selector, bool) {
 	default:
 		r.unknownHost(s, at)
 	}
-	if ok && in == inTest && !sel.prefix.IsSingleIP() {
-		r.err(at, "name one address in it", "%s is a network: a test goes from one address to one", quote(s))
+	if ok && in == inTest && (!sel.prefix.IsSingleIP() || strings.Contains(s, "/")) {
+		r.err(at, "name one address", "%s is a network: a test goes from one address to one", quote(s))
 		return selector{}, false
 	}
 	return sel, ok
 }
 
 func (r *reader) unknownHost(s string, at int) {
-	hint := "a selector is a user (`alice@example.com`), `group:…`, `tag:…`, `autogroup:…`, a name from `hosts`, an address, a CIDR, or `*`"
+	hint := "a selector is a user (`alice@example.com`), `group:…`, `tag:…`, `autogroup:…`, `ipset:…`, a name from `hosts`, an address, a CIDR, or `*`"
 	switch {
 	case r.pol.tags["tag:"+s] != nil:
 		hint = fmt.Sprintf("did you mean %s?", quote("tag:"+s))
@@ -177,7 +276,7 @@ func (r *reader) prefix(s string, at int) (netip.Prefix, bool) {
 	case p != p.Masked():
 		r.err(at, fmt.Sprintf("did you mean %s or %s?", quote(p.Masked().String()), quote(p.Addr().String())), "%s has bits set behind its mask", quote(s))
 	case p.Bits() == 0:
-		r.err(at, "to name every address write `*`", "%s is every address", quote(s))
+		r.err(at, "write `*` for every node and what lies behind them, or `autogroup:internet` in dst for what lies beyond exit nodes", "%s is every address", quote(s))
 	case p.Addr().IsUnspecified() || p.Addr().IsMulticast():
 		r.err(at, "", "%s is no node's address", quote(s))
 	default:

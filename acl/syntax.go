@@ -17,7 +17,8 @@ type reader struct {
 	src source
 	pol *Policy
 	// what is defined, in the file's order, to suggest from
-	groupNames, tagNames, hostNames []string
+	groupNames, tagNames, hostNames, setNames, postureNames []string
+	sets                                                    map[string]*ipset // by name, "ipset:…"
 }
 
 // member is one member of an object, its name unescaped.
@@ -59,9 +60,8 @@ type field struct {
 	read func(v *hujson.Value)
 }
 
-// object reads an object of known fields, in the order of fields and not of the file, so that what later ones refer to is there. later
-// are the names to refuse as not supported yet.
-func (r *reader) object(v *hujson.Value, what string, fields []field, later map[string]string) bool {
+// object reads an object of known fields, in the order of fields and not of the file, so that what later ones refer to is there.
+func (r *reader) object(v *hujson.Value, what string, fields []field) bool {
 	members, ok := r.members(v, what)
 	if !ok {
 		return false
@@ -73,17 +73,13 @@ func (r *reader) object(v *hujson.Value, what string, fields []field, later map[
 	}
 	for _, m := range members {
 		if !slices.ContainsFunc(fields, func(f field) bool { return f.name == m.name }) {
-			r.unknownField(m, what, fields, later)
+			r.unknownField(m, what, fields)
 		}
 	}
 	return true
 }
 
-func (r *reader) unknownField(m member, what string, fields []field, later map[string]string) {
-	if use, ok := later[m.name]; ok {
-		r.err(m.at, unsupportedHint, "%s (%s) is not supported by this version of Picket", quote(m.name), use)
-		return
-	}
+func (r *reader) unknownField(m member, what string, fields []field) {
 	names := make([]string, len(fields))
 	for i, f := range fields {
 		names[i] = f.name
@@ -97,11 +93,11 @@ func (r *reader) unknownField(m member, what string, fields []field, later map[s
 	r.err(m.at, hint, "unknown field %s in %s", quote(m.name), what)
 }
 
-// list calls each for the elements of an array that must not be empty.
+// list calls each for the elements of an array. An empty one is suspicious: it matches nothing.
 func (r *reader) list(v *hujson.Value, what string, each func(v *hujson.Value)) {
 	arr, ok := r.array(v, what)
 	if ok && len(arr) == 0 {
-		r.err(v.StartOffset, "an empty list matches nothing; name something or remove the rule", "%s is empty", what)
+		r.warn(v.StartOffset, "an empty list matches nothing; name something or remove the rule", "%s is empty", what)
 	}
 	for i := range arr {
 		each(&arr[i])

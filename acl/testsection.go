@@ -10,11 +10,12 @@ import (
 type test struct {
 	index   int
 	src     selector
-	protos  []Proto // any of them counts; TCP and UDP where the file names none
+	protos  []Proto           // any of them counts; TCP and UDP where the file names none
+	attrs   map[string]string // what the source's device is taken to be like; nil: as it is
 	expects []expectation
 }
 
-// expectation is one element of accept or deny. Several ports make several expectations.
+// expectation is one element of accept or deny.
 type expectation struct {
 	at     position
 	accept bool
@@ -22,9 +23,6 @@ type expectation struct {
 	dst    selector
 	port   uint16
 }
-
-// maxTestPorts bounds the ports of one element.
-const maxTestPorts = 64
 
 // tests reads the section.
 func (r *reader) tests(v *hujson.Value) {
@@ -36,17 +34,22 @@ func (r *reader) tests(v *hujson.Value) {
 
 func (r *reader) test(v *hujson.Value, i int) {
 	what := fmt.Sprintf("tests[%d]", i)
+	before := r.found()
 	t := test{index: i, protos: []Proto{TCP, UDP}}
 	seen := map[string]bool{}
 	isObject := r.object(v, what, []field{
 		{"src", func(v *hujson.Value) { seen["src"] = true; t.src = r.testSource(v, what) }},
 		{"proto", func(v *hujson.Value) { t.protos = r.proto(v, what) }},
 		{"accept", func(v *hujson.Value) { seen["accept"] = true; r.expect(v, what+".accept", &t, true) }},
+		{"allow", func(v *hujson.Value) {
+			r.former(v, what, "allow", "accept", seen, func() { r.expect(v, what+".accept", &t, true) })
+		}},
+		{"srcPostureAttrs", func(v *hujson.Value) { t.attrs = r.postureAttrs(v, what) }},
 		{"deny", func(v *hujson.Value) { seen["deny"] = true; r.expect(v, what+".deny", &t, false) }},
-	}, laterInTest)
+	})
 	if isObject {
 		r.require(v, what, seen, "src")
-		if !seen["accept"] && !seen["deny"] {
+		if len(t.expects) == 0 && r.found() == before {
 			r.err(v.StartOffset, "give it `accept` or `deny`", "%s expects nothing", what)
 		}
 	}
@@ -70,29 +73,12 @@ func (r *reader) expect(v *hujson.Value, what string, t *test, accept bool) {
 			return
 		}
 		dst, spans, ok := r.selectorPorts(s, v.StartOffset, inTest, t.protos)
-		if !ok {
-			return
-		}
-		ports, ok := singlePorts(spans)
-		if portless(t.protos) {
-			ports, ok = []uint16{0}, true
-		}
-		if !ok {
-			r.err(v.StartOffset, "", "%s: a test asks about single ports, at most %d", quote(s), maxTestPorts)
-		}
-		for _, p := range ports {
-			t.expects = append(t.expects, expectation{r.src.at(v.StartOffset), accept, s, dst, p})
+		switch {
+		case !ok:
+		case len(spans) != 1 || spans[0].first != spans[0].last:
+			r.err(v.StartOffset, "write an element for each port", "%s: a test asks about one port", quote(s))
+		default:
+			t.expects = append(t.expects, expectation{r.src.at(v.StartOffset), accept, s, dst[0], spans[0].first})
 		}
 	})
-}
-
-// singlePorts returns the ports of spans, false when one is a range.
-func singlePorts(spans []span) (ports []uint16, ok bool) {
-	for _, s := range spans {
-		if s.first != s.last {
-			return nil, false
-		}
-		ports = append(ports, s.first)
-	}
-	return ports, len(ports) <= maxTestPorts
 }

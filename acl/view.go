@@ -1,30 +1,34 @@
 package acl
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // View is what one node may know: itself, the peers it has a permitted flow with, and the rules between them, narrowed to them.
 type View struct {
-	Self  Subject
-	Peers []Subject // by node id
-	Rules []Rule    // in the file's order
+	Self   Subject
+	Peers  []Subject // by node id
+	Rules  []Rule    // in the file's order
+	Denies []Rule    // in the file's order
 }
 
 // Ruleset is the view as one ruleset, self included among the subjects. It judges flows that have self, or what lies behind its routes, at
 // one end as the whole network's ruleset does. Flows between two peers it need not know.
 func (v View) Ruleset() *Ruleset {
 	subjects := make([]Subject, 0, len(v.Peers)+1)
-	return &Ruleset{Rules: v.Rules, Subjects: append(append(subjects, v.Self), v.Peers...)}
+	return &Ruleset{Rules: v.Rules, Denies: v.Denies, Subjects: append(append(subjects, v.Self), v.Peers...)}
 }
 
-// viewer computes one view, in three steps: which rules may let self open a flow (out) or take one (in), and who is at their other ends;
-// those rules without what is neither self's nor a peer's; the peers without roles and routes that no remaining rule mentions.
+// viewer computes one view, in four steps: which rules may let self open a flow (out) or take one (in), and who is at their other ends;
+// which rules tell the application at self of those peers; those rules, and the denies that concern them, without what is neither self's
+// nor a peer's; the peers without roles and routes that none of these mentions.
 type viewer struct {
 	*Compiled
-	self  int
-	peers map[int]bool
+	self  *entry
+	peers map[*entry]bool
 	out   map[int]bool // rules by which self may open flows to somebody
 	in    map[int]bool
 }
@@ -32,75 +36,163 @@ type viewer struct {
 // View computes node's view; false when the directory has no such node. The result is the caller's own, but for its innermost slices,
 // which are shared and must not be changed.
 func (c *Compiled) View(node NodeID) (View, bool) {
-	self, ok := c.index[node]
-	if !ok {
+	self := c.find(node)
+	if self == nil {
 		return View{}, false
 	}
-	v := &viewer{Compiled: c, self: self, peers: map[int]bool{}, out: map[int]bool{}, in: map[int]bool{}}
-	for _, i := range c.candidates(self, c.bySrc) {
-		v.meet(i, c.rules[i].Dst, func(peer int) bool { return c.couples(i, self, peer) }, v.out)
-	}
-	for _, i := range c.candidates(self, c.byDst) {
-		v.meet(i, c.rules[i].Src, func(peer int) bool { return c.couples(i, peer, self) }, v.in)
-	}
+	v := c.meetAll(self)
+	v.tell()
 	return v.narrow(), true
 }
 
-// candidates lists the rules at whose end, as by indexes it, the subject may stand.
-func (c *Compiled) candidates(subject int, by map[RoleID][]int) (rules []int) {
-	s := &c.subjects[subject]
-	for _, id := range s.Roles {
+// meetAll finds self's peers.
+func (c *Compiled) meetAll(self *entry) *viewer {
+	v := &viewer{Compiled: c, self: self, peers: map[*entry]bool{}, out: map[int]bool{}, in: map[int]bool{}}
+	for _, i := range c.candidates(self, c.bySrc, &c.bySrcPrefix) {
+		v.meet(i, c.rules[i].Dst, func(peer *entry) bool { return c.couples(i, self, peer) }, v.out)
+	}
+	for _, i := range c.candidates(self, c.byDst, &c.byDstPrefix) {
+		v.meet(i, c.rules[i].Src, func(peer *entry) bool { return c.couples(i, peer, self) }, v.in)
+	}
+	return v
+}
+
+// candidates lists the rules at whose end, as by and prefixes index it, the node may stand.
+func (g *program) candidates(n *entry, by map[RoleID][]int, prefixes *prefixIndex) (rules []int) {
+	for _, id := range n.subject.Roles {
 		rules = append(rules, by[id]...)
 	}
-	if len(s.Routes) > 0 {
-		rules = append(rules, c.prefixed...)
+	for _, a := range n.subject.Addresses {
+		for _, p := range prefixes.around(a) {
+			rules = append(rules, prefixes.rules[p]...)
+		}
+	}
+	if len(n.subject.Routes) > 0 {
+		rules = append(rules, g.routed...)
 	}
 	slices.Sort(rules)
 	return slices.Compact(rules)
 }
 
 // meet notes as peers those at the other end of rule i with whom coupled holds, and then the rule in used.
-func (v *viewer) meet(i int, other Set, coupled func(peer int) bool, used map[int]bool) {
+func (v *viewer) meet(i int, other Set, coupled func(peer *entry) bool, used map[int]bool) {
 	r := &v.rules[i]
-	try := func(peers []int) {
-		for _, p := range peers {
-			if p != v.self && (used[i] && v.peers[p] || coupled(p)) {
-				v.peers[p], used[i] = true, true
-			}
+	if len(r.Ports) == 0 || len(r.Restrictions) > 0 {
+		return
+	}
+	try := func(p *entry) {
+		if p != v.self && (used[i] && v.peers[p] || coupled(p)) {
+			v.peers[p], used[i] = true, true
 		}
 	}
 	if r.SameOwner {
-		try(v.owned[v.subjects[v.self].Owner])
+		for p := range v.owned.at(ownerKey(v.self.subject.Owner)) {
+			try(p)
+		}
 		return
 	}
 	for _, id := range other.Roles {
-		try(v.members[id])
+		for p := range v.members.at(roleKey(id)) {
+			try(p)
+		}
 	}
-	try(v.routers)
+	for _, prefix := range other.Prefixes {
+		if prefix.Bits() == 0 {
+			continue // it stands beside a role that everybody has
+		}
+		for p := range v.within(prefix) {
+			try(p)
+		}
+	}
+	for p := range v.routers.at("") {
+		try(p)
+	}
 }
 
-// couples reports whether rule i lets anything of src, own or behind its routes, open a flow to anything of dst.
-func (c *Compiled) couples(i, src, dst int) bool {
-	r, a, b := &c.rules[i], &c.subjects[src], &c.subjects[dst]
-	if len(r.Restrictions) > 0 {
-		return false
+// tell adds the rules that open nothing and only tell the application at self of a peer.
+func (v *viewer) tell() {
+	for _, i := range v.candidates(v.self, v.byDst, &v.byDstPrefix) {
+		r := &v.rules[i]
+		if len(r.App) == 0 || len(r.Ports) > 0 || len(r.Restrictions) > 0 {
+			continue
+		}
+		for p := range v.peers {
+			if v.links(i, p, v.self) {
+				v.in[i] = true
+				break
+			}
+		}
 	}
-	from, to := family(0), family(0)
-	if holds(r.Src, a) {
-		from = c.families[src]
-	}
-	if holds(r.Dst, b) {
-		to = c.families[dst]
-	}
+}
+
+// couples reports whether rule i lets anything of src, own or behind its routes, open a flow to anything of dst that no lasting deny
+// refuses. What a deny with an end refuses counts as allowed, because a view is the same at all times.
+func (c *Compiled) couples(i int, src, dst *entry) bool {
+	own, routed := c.reach(i, src, dst)
+	return routed || own && len(c.undenied(c.rules[i].Ports, src, dst)) > 0
+}
+
+// links is couples without a look at ports and denies.
+func (c *Compiled) links(i int, src, dst *entry) bool {
+	own, routed := c.reach(i, src, dst)
+	return own || routed
+}
+
+// reach reports whether rule i goes from src to dst at their own addresses, and whether it does where one end is behind a route.
+func (c *Compiled) reach(i int, src, dst *entry) (own, routed bool) {
+	r := &c.rules[i]
 	if r.SameOwner {
-		return from&to != 0 && a.Owner != "" && a.Owner == b.Owner
+		return src.standsIn(r.Src)&dst.standsIn(r.Dst) != 0 && r.meetsPosture(src) &&
+			src.subject.Owner != "" && src.subject.Owner == dst.subject.Owner, false
 	}
-	from |= c.reached(r.Src.Prefixes, a.Routes)
-	to |= c.reached(r.Dst.Prefixes, b.Routes)
-	if r.anySrc {
-		from |= subnets(a.Routes)
+	var from, to, fromRoutes, toRoutes family
+	if r.meetsPosture(src) {
+		from = src.standsIn(r.Src)
 	}
-	return from&to != 0
+	if len(r.SrcPosture) == 0 {
+		fromRoutes = c.reached(r.Src, src.subject.Routes)
+		if r.anySrc {
+			fromRoutes |= subnets(src.subject.Routes)
+		}
+	}
+	if len(r.Via) == 0 {
+		to = dst.standsIn(r.Dst)
+	}
+	if len(r.Via) == 0 || shares(dst.subject.Roles, r.Via) {
+		toRoutes = c.reached(r.Dst, dst.subject.Routes)
+	}
+	return from&to != 0, from&toRoutes != 0 || fromRoutes&(to|toRoutes) != 0
+}
+
+func (r *Rule) meetsPosture(src *entry) bool {
+	return len(r.SrcPosture) == 0 || shares(src.subject.Roles, r.SrcPosture)
+}
+
+// standsIn returns the families in which the node's own addresses may stand at the set's end.
+func (e *entry) standsIn(s Set) (f family) {
+	if holds(s, &e.subject) {
+		return e.families
+	}
+	for _, a := range e.subject.Addresses {
+		if contains(s.Prefixes, a) {
+			f |= familyOf(a)
+		}
+	}
+	return f
+}
+
+// undenied is what lasting denies leave of ports between two nodes' own addresses.
+func (c *Compiled) undenied(ports []Ports, src, dst *entry) []Ports {
+	for i := range c.denies {
+		d := &c.denies[i]
+		if d.Until != 0 || !holds(d.Src, &src.subject) || !holds(d.Dst, &dst.subject) || !d.meetsPosture(src) {
+			continue
+		}
+		if !d.SameOwner || src.subject.Owner != "" && src.subject.Owner == dst.subject.Owner {
+			ports = without(ports, d.Ports)
+		}
+	}
+	return ports
 }
 
 // holds is Set.names for the sorted roles of a Compiled.
@@ -111,10 +203,10 @@ func holds(s Set, n *Subject) bool {
 	})
 }
 
-// reached returns the families in which prefixes meet routes. A node's own address lies behind no route.
-func (c *Compiled) reached(prefixes, routes []netip.Prefix) (f family) {
+// reached returns the families in which the set meets routes. A node's own address lies behind no route.
+func (c *Compiled) reached(set Set, routes []netip.Prefix) (f family) {
 	for _, r := range routes {
-		for _, p := range prefixes {
+		for _, p := range set.behind(r) {
 			if p.Overlaps(r) && !c.isOwn(p) {
 				f |= familyOf(r.Addr())
 			}
@@ -123,8 +215,16 @@ func (c *Compiled) reached(prefixes, routes []netip.Prefix) (f family) {
 	return f
 }
 
+// behind are the set's prefixes that count behind a route.
+func (s Set) behind(route netip.Prefix) []netip.Prefix {
+	if isExit(route) {
+		return s.Beyond
+	}
+	return s.Prefixes
+}
+
 // isOwn reports whether p is one node's own address.
-func (c *Compiled) isOwn(p netip.Prefix) bool { return p.IsSingleIP() && c.taken[p.Addr()] }
+func (c *Compiled) isOwn(p netip.Prefix) bool { return p.IsSingleIP() && c.taken(p.Addr()) }
 
 // subnets returns the families of routes that are no exits.
 func subnets(routes []netip.Prefix) (f family) {
@@ -138,57 +238,60 @@ func subnets(routes []netip.Prefix) (f family) {
 
 // side is what a view's rules may mention of those who stand at one end.
 type side struct {
-	roles  map[RoleID]bool
-	routes []netip.Prefix
+	roles     map[RoleID]bool
+	addresses []netip.Addr
+	routes    []netip.Prefix
 }
+
+func newSide() side { return side{roles: map[RoleID]bool{}} }
 
 func (s *side) add(n *Subject) {
 	for _, id := range n.Roles {
 		s.roles[id] = true
 	}
+	s.addresses = append(s.addresses, n.Addresses...)
 	s.routes = append(s.routes, n.Routes...)
 }
 
 // narrow builds the view from what meet found.
 func (v *viewer) narrow() View {
-	self, others := side{roles: map[RoleID]bool{}}, side{roles: map[RoleID]bool{}}
-	self.add(&v.subjects[v.self])
-	peers := make([]int, 0, len(v.peers))
-	for p := range v.peers {
-		others.add(&v.subjects[p])
-		peers = append(peers, p)
+	self, others, mentioned := newSide(), newSide(), newSide()
+	self.add(&v.self.subject)
+	peers := slices.SortedFunc(maps.Keys(v.peers), func(a, b *entry) int {
+		return strings.Compare(string(a.subject.Node), string(b.subject.Node))
+	})
+	for _, p := range peers {
+		others.add(&p.subject)
 	}
-	slices.Sort(peers)
 	var out View
-	mentioned := side{roles: map[RoleID]bool{}}
 	for _, i := range v.used() {
 		r := v.narrowRule(i, self, others)
-		mentioned.mention(r.Src)
-		mentioned.mention(r.Dst)
+		mentioned.mention(&r)
 		out.Rules = append(out.Rules, r)
 	}
-	out.Self = mentioned.cut(v.subjects[v.self])
-	out.Self.Routes = v.subjects[v.self].Routes
+	for i := range v.denies {
+		if r, concerned := v.narrowDeny(&v.denies[i], self, others); concerned && len(peers) > 0 {
+			mentioned.mention(&r)
+			out.Denies = append(out.Denies, r)
+		}
+	}
+	out.Self = mentioned.cut(v.self.subject)
+	out.Self.Routes = v.self.subject.Routes
 	for _, p := range peers {
-		out.Peers = append(out.Peers, mentioned.cut(v.subjects[p]))
+		out.Peers = append(out.Peers, mentioned.cut(p.subject))
 	}
 	return out
 }
 
 // used lists the rules the view needs, in order.
 func (v *viewer) used() []int {
-	rules := make([]int, 0, len(v.out)+len(v.in))
-	for i := range v.out {
-		rules = append(rules, i)
-	}
-	for i := range v.in {
-		rules = append(rules, i)
-	}
+	rules := slices.AppendSeq(slices.Collect(maps.Keys(v.out)), maps.Keys(v.in))
 	slices.Sort(rules)
 	return slices.Compact(rules)
 }
 
-// narrowRule returns rule i without the roles and prefixes that are neither self's at self's end nor a peer's at the other.
+// narrowRule returns rule i without the roles and prefixes that are neither self's at self's end nor a peer's at the other. What is for the
+// application at the destination is for nobody else to read.
 func (v *viewer) narrowRule(i int, self, others side) Rule {
 	r := v.rules[i]
 	var src, dst []side
@@ -197,16 +300,47 @@ func (v *viewer) narrowRule(i int, self, others side) Rule {
 	}
 	if v.in[i] {
 		src, dst = append(src, others), append(dst, self)
+	} else {
+		r.App = nil
 	}
+	r.Via = narrowRoles(r.Via, dst)
+	r.SrcPosture = narrowRoles(r.SrcPosture, src)
 	r.Src, r.Dst = v.narrowSet(r.Src, src, r.anySrc), v.narrowSet(r.Dst, dst, false)
 	return r.Rule
 }
 
-// narrowSet keeps of set what sides have. Prefixes shrink to the routes they meet; anySrc adds the sides' routes but exits.
+// narrowRoles keeps of roles those that sides have, or all where that is none: an empty list would demand nothing.
+func narrowRoles(roles []RoleID, sides []side) []RoleID {
+	kept := slices.DeleteFunc(slices.Clone(roles), func(id RoleID) bool {
+		return !slices.ContainsFunc(sides, func(s side) bool { return s.roles[id] })
+	})
+	if len(kept) == 0 {
+		return roles
+	}
+	return kept
+}
+
+// narrowDeny returns a deny without what is neither self's nor a peer's, and whether anything is left of it at both ends.
+func (v *viewer) narrowDeny(d *compiledRule, self, others side) (Rule, bool) {
+	r, both := d.Rule, []side{self, others}
+	r.SrcPosture = narrowRoles(r.SrcPosture, both)
+	r.Src, r.Dst = v.narrowSet(r.Src, both, d.anySrc), v.narrowSet(r.Dst, both, false)
+	return r, !r.Src.isEmpty() && !r.Dst.isEmpty()
+}
+
+func (s Set) isEmpty() bool { return len(s.Roles)+len(s.Prefixes)+len(s.Beyond) == 0 }
+
+// narrowSet keeps of set what sides have. Prefixes around a node's own address stay as they are; others shrink to the routes they meet.
+// anySrc adds the sides' routes but exits.
 func (v *viewer) narrowSet(set Set, sides []side, anySrc bool) (out Set) {
 	for _, id := range set.Roles {
 		if slices.ContainsFunc(sides, func(s side) bool { return s.roles[id] }) {
 			out.Roles = append(out.Roles, id)
+		}
+	}
+	for _, p := range set.Prefixes {
+		if p.Bits() > 0 && slices.ContainsFunc(sides, func(s side) bool { return slices.ContainsFunc(s.addresses, p.Contains) }) {
+			out.Prefixes = append(out.Prefixes, p)
 		}
 	}
 	for _, s := range sides {
@@ -214,14 +348,19 @@ func (v *viewer) narrowSet(set Set, sides []side, anySrc bool) (out Set) {
 			if anySrc && !isExit(route) {
 				out.Prefixes = append(out.Prefixes, route)
 			}
-			for _, p := range set.Prefixes {
-				if met, ok := meetPrefixes(p, route); ok && !v.isOwn(met) {
+			for _, p := range set.behind(route) {
+				met, ok := meetPrefixes(p, route)
+				switch {
+				case !ok || v.isOwn(met):
+				case isExit(route):
+					out.Beyond = append(out.Beyond, met)
+				default:
 					out.Prefixes = append(out.Prefixes, met)
 				}
 			}
 		}
 	}
-	out.Prefixes = sortPrefixes(out.Prefixes)
+	out.Prefixes, out.Beyond = sortPrefixes(out.Prefixes), sortPrefixes(out.Beyond)
 	return out
 }
 
@@ -237,11 +376,11 @@ func meetPrefixes(a, b netip.Prefix) (netip.Prefix, bool) {
 	return a, a.Overlaps(b)
 }
 
-func (s *side) mention(set Set) {
-	for _, id := range set.Roles {
+func (s *side) mention(r *Rule) {
+	for _, id := range slices.Concat(r.Src.Roles, r.Dst.Roles, r.SrcPosture, r.Via) {
 		s.roles[id] = true
 	}
-	s.routes = append(s.routes, set.Prefixes...)
+	s.routes = append(s.routes, slices.Concat(r.Src.Prefixes, r.Src.Beyond, r.Dst.Prefixes, r.Dst.Beyond)...)
 }
 
 // cut returns n without roles and routes that s does not mention.
