@@ -62,7 +62,7 @@ func (r *ruling) judge(q question, now int64) judgement {
 		if _, denied := r.deny[j.peer.id]; denied {
 			return judgement{reason: ReasonDeparting, peer: j.peer}
 		}
-		rule, until, ok := rs.allow(local, remote, q, now)
+		rule, until, ok := rs.mayOpen(local, remote, q, now)
 		if !ok {
 			return judgement{reason: ReasonNoRule, peer: j.peer}
 		}
@@ -74,16 +74,21 @@ func (r *ruling) judge(q question, now int64) judgement {
 	return j
 }
 
-func (rs *ruleset) allow(local, remote end, q question, now int64) (*acl.Rule, int64, bool) {
+func (rs *ruleset) mayOpen(local, remote end, q question, now int64) (*acl.Rule, int64, bool) {
 	if local.class == nobody || remote.class == nobody {
 		return nil, 0, false
 	}
-	k := pairKey{src: local.class, dst: remote.class}
+	src, dst := local, remote
 	if q.dir == ingress {
-		k.src, k.dst = remote.class, local.class
+		src, dst = remote, local
 	}
+	k := pairKey{src: src.class, dst: dst.class, servers: dst.servers}
 	k.sameOwner = !local.routed && !remote.routed && local.node.owner != "" && local.node.owner == remote.node.owner
-	i, until, ok := rs.pair(k).allow(q.proto, q.port, now)
+	p := rs.pair(k)
+	if _, _, refused := p.deny.find(q.proto, q.port, now); refused {
+		return nil, 0, false
+	}
+	i, until, ok := p.allow.find(q.proto, q.port, now)
 	if !ok {
 		return nil, 0, false
 	}

@@ -53,7 +53,7 @@ func own(i int) []netip.Addr {
 }
 
 func (m maker) set() acl.Set {
-	return acl.Set{Roles: some(m, someRoles, 2), Prefixes: some(m, somePrefixes, 2)}
+	return acl.Set{Roles: some(m, someRoles, 2), Prefixes: some(m, somePrefixes, 2), Beyond: some(m, somePrefixes, 1)}
 }
 
 func (m maker) ruleset(now time.Time) *acl.Ruleset {
@@ -67,7 +67,23 @@ func (m maker) ruleset(now time.Time) *acl.Ruleset {
 		rs.Subjects = append(rs.Subjects, s)
 	}
 	for i := range m.IntN(12) {
-		r := acl.Rule{Ref: acl.Ref{Section: "grants", Index: i}, Src: m.set(), Dst: m.set(), SameOwner: m.IntN(6) == 0}
+		rs.Rules = append(rs.Rules, m.rule("grants", i, now))
+	}
+	for i := range m.IntN(3) {
+		rs.Denies = append(rs.Denies, m.rule("denies", i, now))
+	}
+	return rs
+}
+
+func (m maker) rule(section string, i int, now time.Time) acl.Rule {
+	r := acl.Rule{Ref: acl.Ref{Section: section, Index: i}, Src: m.set(), Dst: m.set(), SameOwner: m.IntN(6) == 0}
+	switch m.IntN(6) {
+	case 0:
+		r.Via = some(m, someRoles, 2)
+	case 1:
+		r.SrcPosture = some(m, someRoles, 2)
+	}
+	{
 		for range 1 + m.IntN(3) {
 			p := acl.Ports{Proto: pick(m, someProtos), First: pick(m, somePorts), Last: pick(m, somePorts)}
 			if !p.Proto.HasPorts() || m.IntN(3) == 0 {
@@ -85,9 +101,8 @@ func (m maker) ruleset(now time.Time) *acl.Ruleset {
 				r.Restrictions = []acl.Restriction{{Kind: "unheard-of"}}
 			}
 		}
-		rs.Rules = append(rs.Rules, r)
 	}
-	return rs
+	return r
 }
 
 func (m maker) addr() netip.Addr {

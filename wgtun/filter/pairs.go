@@ -9,9 +9,10 @@ import (
 	"picket.internal/acl"
 )
 
-// pairKey names what decides over port ranges: who asks whom, and whether rules for one owner's nodes count.
+// pairKey names what decides over port ranges: who asks whom, through whom, and whether rules for one owner's nodes count.
 type pairKey struct {
 	src, dst  int32
+	servers   int32 // end.servers of dst
 	sameOwner bool
 }
 
@@ -27,8 +28,11 @@ const (
 	maxSpans = 1 << 20
 )
 
-// pair is what one class may open to another, for each protocol.
-type pair []protoSpans
+// pair is what one class may open to another, and what of it denies refuse.
+type pair struct{ allow, deny ports }
+
+// ports are port ranges for each protocol.
+type ports []protoSpans
 
 type protoSpans struct {
 	proto acl.Proto
@@ -48,8 +52,8 @@ type step struct {
 	rule  int32
 }
 
-// allow finds the rule that allows, and when the last of those that do ends.
-func (p pair) allow(proto acl.Proto, port uint16, now int64) (rule int32, until int64, ok bool) {
+// find finds the first rule in force, and when the last of those that are ends.
+func (p ports) find(proto acl.Proto, port uint16, now int64) (rule int32, until int64, ok bool) {
 	for i := range p {
 		if p[i].proto != proto {
 			continue
@@ -80,8 +84,10 @@ func (rs *ruleset) pair(k pairKey) pair {
 	}
 	p = rs.compilePair(k)
 	spans := 0
-	for i := range p {
-		spans += len(p[i].spans)
+	for _, list := range []ports{p.allow, p.deny} {
+		for i := range list {
+			spans += len(list[i].spans)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,12 +106,26 @@ type portRange struct {
 }
 
 func (rs *ruleset) compilePair(k pairKey) pair {
-	src := rs.rulesOf(rs.classes[k.src], func(u *uses) []int32 { return u.src })
-	dst := rs.rulesOf(rs.classes[k.dst], func(u *uses) []int32 { return u.dst })
+	return pair{allow: rs.compilePorts(&rs.allow, k, rs.passes), deny: rs.compilePorts(&rs.deny, k, func(pairKey, *acl.Rule) bool { return true })}
+}
+
+// passes reports whether the destination is reached the way that the rule demands.
+func (rs *ruleset) passes(k pairKey, r *acl.Rule) bool {
+	return len(r.Via) == 0 || k.servers != nobody && shares(rs.classes.all[k.servers].roles, r.Via)
+}
+
+func shares(a, b []acl.RoleID) bool {
+	return slices.ContainsFunc(a, func(id acl.RoleID) bool { return slices.Contains(b, id) })
+}
+
+func (rs *ruleset) compilePorts(in *rules, k pairKey, passes func(pairKey, *acl.Rule) bool) ports {
+	from, to := rs.classes.all[k.src], rs.classes.all[k.dst]
+	src := in.of(rs, from, func(u *uses) []int32 { return u.src })
+	dst := in.of(rs, to, func(u *uses) []int32 { return u.dst })
 	byProto := map[acl.Proto][]portRange{}
 	for _, i := range intersect(src, dst) {
-		r := &rs.source.Rules[i]
-		if r.SameOwner && !k.sameOwner {
+		r := &in.list[i]
+		if r.SameOwner && !k.sameOwner || len(r.SrcPosture) > 0 && !shares(from.roles, r.SrcPosture) || !passes(k, r) {
 			continue
 		}
 		for _, p := range r.Ports {
@@ -114,9 +134,9 @@ func (rs *ruleset) compilePair(k pairKey) pair {
 			}
 		}
 	}
-	out := make(pair, 0, len(byProto))
+	out := make(ports, 0, len(byProto))
 	for proto, ranges := range byProto {
-		out = append(out, protoSpans{proto, rs.spansOf(ranges)})
+		out = append(out, protoSpans{proto, in.spansOf(ranges)})
 	}
 	slices.SortFunc(out, func(a, b protoSpans) int { return cmp.Compare(a.proto, b.proto) })
 	return out
@@ -140,15 +160,15 @@ func intersect(a, b []int32) []int32 {
 }
 
 // spansOf sweeps over the ports from 0 up, keeping the sorted list of rules that hold at each.
-func (rs *ruleset) spansOf(ranges []portRange) []span {
+func (r *rules) spansOf(ranges []portRange) []span {
 	type event struct {
 		at    int
 		opens bool
 		rule  int32
 	}
 	events := make([]event, 0, 2*len(ranges))
-	for _, r := range ranges {
-		events = append(events, event{int(r.first), true, r.rule}, event{int(r.last) + 1, false, r.rule})
+	for _, p := range ranges {
+		events = append(events, event{int(p.first), true, p.rule}, event{int(p.last) + 1, false, p.rule})
 	}
 	slices.SortFunc(events, func(a, b event) int { return cmp.Compare(a.at, b.at) })
 	var spans []span
@@ -163,7 +183,7 @@ func (rs *ruleset) spansOf(ranges []portRange) []span {
 		if i+1 == len(events) || events[i+1].at == e.at || len(active) == 0 {
 			continue
 		}
-		spans = appendSpan(spans, span{uint16(e.at), uint16(events[i+1].at - 1), rs.stepsOf(active)})
+		spans = appendSpan(spans, span{uint16(e.at), uint16(events[i+1].at - 1), r.stepsOf(active)})
 	}
 	return spans
 }
@@ -180,10 +200,10 @@ func appendSpan(spans []span, s span) []span {
 	return append(spans, s)
 }
 
-func (rs *ruleset) stepsOf(rules []int32) []step {
+func (r *rules) stepsOf(rules []int32) []step {
 	var steps []step
 	for _, i := range rules {
-		until := rs.until[i]
+		until := r.until[i]
 		if len(steps) == 0 || until > steps[len(steps)-1].until {
 			steps = append(steps, step{until, i})
 		}
