@@ -223,7 +223,7 @@ func TestReusedPortsAreJudgedAnew(t *testing.T) {
 func TestAddresses(t *testing.T) {
 	v4 := netip.MustParseAddr
 	f := newFilter(t, acl.Rule{Src: acl.Set{Roles: []acl.RoleID{roleAny}, Prefixes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}},
-		Dst: acl.Set{Roles: []acl.RoleID{roleAny}, Prefixes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}, Ports: []acl.Ports{whole4(acl.UDP)}})
+		Dst: acl.Set{Roles: []acl.RoleID{roleAny}, Prefixes: prefixes("0.0.0.0/0"), Beyond: prefixes("0.0.0.0/0")}, Ports: []acl.Ports{whole4(acl.UDP)}})
 	p := *f.policyForTest()
 	// Bob is an exit node: everything that is nobody's own lies behind him, were it not for what no address can be.
 	p.Subjects[2].Routes = append(p.Subjects[2].Routes, netip.MustParsePrefix("0.0.0.0/0"))
@@ -282,17 +282,19 @@ func TestAddressOfTwoNodesIsNobodys(t *testing.T) {
 
 func TestRulesThatMustNotHold(t *testing.T) {
 	for name, rule := range map[string]acl.Rule{
-		"zero rule":           {},
-		"unknown restriction": {Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{udpPort(53)}, Restrictions: []acl.Restriction{{Kind: "full-moon"}}},
-		"no ports":            {Src: roles(roleSelf), Dst: roles(roleAlice)},
-		"other way round":     {Src: roles(roleAlice), Dst: roles(roleSelf), Ports: []acl.Ports{udpPort(53)}},
-		"empty source":        {Dst: roles(roleAlice), Ports: []acl.Ports{udpPort(53)}},
-		"empty destination":   {Src: roles(roleSelf), Ports: []acl.Ports{udpPort(53)}},
-		"ports upside down":   {Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{{Proto: acl.UDP, First: 100, Last: 1}}},
-		"node's own address as prefix": {Src: roles(roleSelf), Dst: acl.Set{Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}},
-			Ports: []acl.Ports{udpPort(53)}},
-		"ended": {Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{udpPort(53)}, Until: time.Now().UnixMilli() - 1},
-		"TCP":   {Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{tcpPort(53)}},
+		"zero rule":                {},
+		"unknown restriction":      {Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{udpPort(53)}, Restrictions: []acl.Restriction{{Kind: "full-moon"}}},
+		"no ports":                 {Src: roles(roleSelf), Dst: roles(roleAlice)},
+		"other way round":          {Src: roles(roleAlice), Dst: roles(roleSelf), Ports: []acl.Ports{udpPort(53)}},
+		"empty source":             {Dst: roles(roleAlice), Ports: []acl.Ports{udpPort(53)}},
+		"empty destination":        {Src: roles(roleSelf), Ports: []acl.Ports{udpPort(53)}},
+		"ports upside down":        {Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{{Proto: acl.UDP, First: 100, Last: 1}}},
+		"another node's address":   {Src: roles(roleSelf), Dst: acl.Set{Prefixes: prefixes("100.64.0.3/32")}, Ports: []acl.Ports{udpPort(53)}},
+		"what lies beyond an exit": {Src: roles(roleSelf), Dst: acl.Set{Beyond: prefixes("0.0.0.0/0")}, Ports: []acl.Ports{udpPort(53)}},
+		"a posture not met":        {Src: roles(roleSelf), SrcPosture: []acl.RoleID{roleAlice}, Dst: roles(roleAlice), Ports: []acl.Ports{udpPort(53)}},
+		"via a router":             {Src: roles(roleSelf), Dst: roles(roleAlice), Via: []acl.RoleID{roleAlice}, Ports: []acl.Ports{udpPort(53)}},
+		"ended":                    {Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{udpPort(53)}, Until: time.Now().UnixMilli() - 1},
+		"TCP":                      {Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{tcpPort(53)}},
 	} {
 		f := newFilter(t, rule)
 		refused(t, name, f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)), ReasonNoRule)
