@@ -72,7 +72,7 @@ func (c *Coordinator) makeMap(w *world, n *NodeRow) *nodeMap {
 	m := &nodeMap{peers: content.Peers}
 	if m.err = m.encode(content, w.prior[n.ID]); m.err != nil {
 		c.log.Error("a node's map cannot be made: it gets an empty one", "node", n.ID, "generation", w.generation, "err", m.err)
-		content.Peers, content.Rules, m.peers = nil, nil, nil
+		content.Peers, content.Rules, content.Denies, m.peers = nil, nil, nil, nil
 		m.entries, m.err = content.Encode()
 	}
 	m.digest = protocol.Digest(m.entries)
@@ -128,7 +128,7 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 	if !ok {
 		return content
 	}
-	content.Self.Subject, content.Rules = view.Self, view.Rules
+	content.Self.Subject, content.Rules, content.Denies = view.Self, view.Rules, view.Denies
 	content.Peers = make([]protocol.Peer, len(view.Peers))
 	for i, s := range view.Peers {
 		content.Peers[i] = w.peer(s)

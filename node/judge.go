@@ -120,15 +120,19 @@ func startOf(err error, c key.Certificate, now time.Time) time.Time {
 	return time.Time{}
 }
 
-// atHostClock moves the deadlines of rules from the coordinator's clock to this host's, which is offset behind it: the filter looks at that.
+// atHostClock moves the deadlines of rules and denies from the coordinator's clock to this host's, which is offset behind it: the filter
+// looks at that.
 func atHostClock(rs *acl.Ruleset, offset time.Duration) *acl.Ruleset {
-	rules := slices.Clone(rs.Rules)
-	for i := range rules {
-		if rules[i].Until != 0 {
-			rules[i].Until -= offset.Milliseconds()
+	move := func(list []acl.Rule) []acl.Rule {
+		rules := slices.Clone(list)
+		for i := range rules {
+			if rules[i].Until != 0 {
+				rules[i].Until -= offset.Milliseconds()
+			}
 		}
+		return rules
 	}
-	return &acl.Ruleset{Rules: rules, Subjects: rs.Subjects}
+	return &acl.Ruleset{Rules: move(rs.Rules), Denies: move(rs.Denies), Subjects: rs.Subjects}
 }
 
 // addressFor is s's address of the family of other; false when it has none.

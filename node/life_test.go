@@ -111,11 +111,15 @@ func TestDeadlines_useTheCoordinatorsTime(t *testing.T) {
 		theirs := time.Now().Add(-ahead)
 		c := content(newPeer("a", "100.64.0.2").entry())
 		c.Rules[0].Until = theirs.Add(time.Hour).UnixMilli()
+		c.Denies = []acl.Rule{c.Rules[0]}
 		e, _ := c.Encode()
 		w.send(w.sign(w.key, protocol.Header{Network: testNetwork, Node: selfID, Generation: 5, Issued: theirs.UTC(), NotAfter: theirs.Add(time.Hour).UTC()}, e))
 		s := w.overlay().last()
 		if got := time.Until(s.NotAfter); got.Round(time.Second) != time.Hour {
 			t.Errorf("the lease ends in %s, want 1h", got)
+		}
+		if len(s.Rules.Denies) != 1 || s.Rules.Denies[0].Until != s.Rules.Rules[0].Until {
+			t.Errorf("the tunnel is handed the denies %+v", s.Rules.Denies)
 		}
 		if got := time.Until(time.UnixMilli(s.Rules.Rules[0].Until)); got.Round(time.Second) != time.Hour {
 			t.Errorf("the rule ends in %s by this host's clock, want 1h", got)

@@ -20,8 +20,7 @@ import (
 // Critical. Such a map is refused whole, because reading it without the restriction would allow too much.
 var ErrRestriction = errors.New("the map holds a restriction that this version does not know: update picket")
 
-// Critical begins the id of every entry that takes away (a deny, a ceiling). No such kind is defined yet. Entries of other unknown
-// kinds are ignored.
+// Critical begins the id of every entry that takes away (a deny; one day a ceiling). Entries of other unknown kinds are ignored.
 const Critical = "!"
 
 // Bounds on one node.
@@ -41,6 +40,7 @@ const (
 	entryNetwork = EntryID("network")
 	peerPrefix   = "peer/"
 	rulePrefix   = "rule/"
+	denyPrefix   = Critical + "deny/"
 )
 
 // Content is a map's entries, decoded.
@@ -49,6 +49,7 @@ type Content struct {
 	Network Network
 	Peers   []Peer     // sorted by node id
 	Rules   []acl.Rule // in policy file order
+	Denies  []acl.Rule // in policy file order
 	// Skipped are the rules that could not be read whole, and so allow nothing. Encode ignores it.
 	Skipped []SkippedRule
 }
@@ -59,10 +60,11 @@ type SkippedRule struct {
 	Reason string
 }
 
-// Encode turns content into entries: "self", "network", "peer/NODE" for each peer, "rule/0" and up in order. It fails on content that
+// Encode turns content into entries: "self", "network", "peer/NODE" for each peer, "rule/0" and "!deny/0" and up in order. It fails on content that
 // Decode would refuse, so that a mistake stays at the coordinator.
 func (c Content) Encode() (Entries, error) {
-	e := make(Entries, len(c.Peers)+len(c.Rules)+2)
+	count := len(c.Peers) + len(c.Rules) + len(c.Denies) + 2
+	e := make(Entries, count)
 	add := func(id EntryID, v any) error {
 		data, err := Marshal(v)
 		if err != nil {
@@ -78,7 +80,10 @@ func (c Content) Encode() (Entries, error) {
 	for i, r := range c.Rules {
 		err = first(err, checkRule(r), add(EntryID(rulePrefix+strconv.Itoa(i)), r))
 	}
-	if len(e) != len(c.Peers)+len(c.Rules)+2 {
+	for i, r := range c.Denies {
+		err = first(err, checkRule(r), add(EntryID(denyPrefix+strconv.Itoa(i)), r))
+	}
+	if len(e) != count {
 		err = first(err, errors.New("encode map: a peer twice"))
 	}
 	if err = first(err, c.check()); err != nil {
@@ -89,10 +94,11 @@ func (c Content) Encode() (Entries, error) {
 
 // Decode reads entries. Entries of an unknown kind are ignored, unless they are Critical (ErrRestriction). A malformed self, network
 // or peer refuses the whole map with ErrMalformed, and so do two nodes with one address. A rule that does not parse, or has a member
-// this build does not know, allows nothing: it is left out and named in Skipped.
+// this build does not know, allows nothing: it is left out and named in Skipped. A deny of that kind refuses the whole map with
+// ErrRestriction: without it too much would be allowed.
 func Decode(e Entries) (Content, error) {
 	var c Content
-	var rules []numbered
+	var rules, denies []numbered
 	for id, data := range e {
 		var err error
 		switch kind, rest := splitID(id); kind {
@@ -104,6 +110,15 @@ func Decode(e Entries) (Content, error) {
 			err = c.addPeer(rest, data)
 		case rulePrefix:
 			rules = c.addRule(rules, id, rest, data)
+		case denyPrefix:
+			var d numbered
+			if d, err = readRule(rest, data); err == nil && len(d.rule.Ports) == 0 {
+				err = errors.New("it refuses nothing")
+			}
+			if err != nil {
+				err = fmt.Errorf("%w (%s: %w)", ErrRestriction, strconv.Quote(clip(string(id))), err)
+			}
+			denies = append(denies, d)
 		case Critical:
 			err = fmt.Errorf("%w (%s)", ErrRestriction, strconv.Quote(clip(string(id))))
 		}
@@ -112,11 +127,8 @@ func Decode(e Entries) (Content, error) {
 		}
 	}
 	slices.SortFunc(c.Peers, func(a, b Peer) int { return strings.Compare(string(a.Node), string(b.Node)) })
-	slices.SortFunc(rules, func(a, b numbered) int { return cmp.Compare(a.n, b.n) })
 	slices.SortFunc(c.Skipped, func(a, b SkippedRule) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	for _, r := range rules {
-		c.Rules = append(c.Rules, r.rule)
-	}
+	c.Rules, c.Denies = inOrder(rules), inOrder(denies)
 	if err := c.check(); err != nil {
 		return Content{}, fmt.Errorf("%w: map: %w", ErrMalformed, err)
 	}
@@ -125,7 +137,7 @@ func Decode(e Entries) (Content, error) {
 
 // Ruleset is the rules with self and peers as subjects.
 func (c Content) Ruleset() *acl.Ruleset {
-	rs := &acl.Ruleset{Rules: c.Rules, Subjects: make([]acl.Subject, 0, len(c.Peers)+1)}
+	rs := &acl.Ruleset{Rules: c.Rules, Denies: c.Denies, Subjects: make([]acl.Subject, 0, len(c.Peers)+1)}
 	rs.Subjects = append(rs.Subjects, c.Self.Subject)
 	for _, p := range c.Peers {
 		rs.Subjects = append(rs.Subjects, p.Subject)
@@ -139,9 +151,17 @@ type numbered struct {
 	rule acl.Rule
 }
 
+func inOrder(rules []numbered) (out []acl.Rule) {
+	slices.SortFunc(rules, func(a, b numbered) int { return cmp.Compare(a.n, b.n) })
+	for _, r := range rules {
+		out = append(out, r.rule)
+	}
+	return out
+}
+
 // splitID returns an entry's kind, as the constants above have it, and what follows it. An unknown id is its own kind.
 func splitID(id EntryID) (kind, rest string) {
-	for _, p := range []string{peerPrefix, rulePrefix, Critical} {
+	for _, p := range []string{peerPrefix, rulePrefix, denyPrefix, Critical} {
 		if rest, ok := strings.CutPrefix(string(id), p); ok {
 			return p, rest
 		}
@@ -163,21 +183,23 @@ func (c *Content) addPeer(node string, data []byte) error {
 }
 
 func (c *Content) addRule(rules []numbered, id EntryID, place string, data []byte) []numbered {
-	var r acl.Rule
-	n, err := strconv.Atoi(place)
-	switch {
-	case err != nil || n < 0 || strconv.Itoa(n) != place:
-		err = errors.New("its id has no place in the order")
-	default:
-		if err = strict(data, &r); err == nil {
-			err = checkRule(r)
-		}
-	}
+	r, err := readRule(place, data)
 	if err != nil {
 		c.Skipped = append(c.Skipped, SkippedRule{ID: id, Reason: err.Error()})
 		return rules
 	}
-	return append(rules, numbered{n, r})
+	return append(rules, r)
+}
+
+func readRule(place string, data []byte) (r numbered, err error) {
+	r.n, err = strconv.Atoi(place)
+	if err != nil || r.n < 0 || strconv.Itoa(r.n) != place {
+		return r, errors.New("its id has no place in the order")
+	}
+	if err = strict(data, &r.rule); err == nil {
+		err = checkRule(r.rule)
+	}
+	return r, err
 }
 
 // strict reads a rule: a member this build does not know may restrict it, so it is an error here and only here.
@@ -194,13 +216,13 @@ func strict(data []byte, r *acl.Rule) error {
 // checkRule refuses a rule whose prefixes could be read in two ways (R34).
 func checkRule(r acl.Rule) error {
 	for _, set := range []acl.Set{r.Src, r.Dst} {
-		for _, p := range set.Prefixes {
+		for _, p := range slices.Concat(set.Prefixes, set.Beyond) {
 			if err := CheckPrefix(p); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return texts(maxText, append(slices.Clone(r.Postures), r.Reason, r.Log)...)
 }
 
 // check holds content to what the tunnel relies on: every address in its one form, inside the overlay and of one node only.

@@ -112,7 +112,12 @@ func TestDecodeRefusesEntries(t *testing.T) {
 		"a peer without an id":           {"peer/", string(good["peer/n2"]), ErrMalformed},
 		"a peer that is no object":       {"peer/n2", `"n2"`, ErrMalformed},
 		"a peer nested beyond all bound": {"peer/n2", `{"x":` + strings.Repeat("[", 1<<20), ErrMalformed},
-		"an unknown restriction":         {"!deny/0", "{}", ErrRestriction},
+		"an unknown restriction":         {"!ceiling/0", "{}", ErrRestriction},
+		"a deny of nothing":              {"!deny/1", "{}", ErrRestriction},
+		"a deny that is no JSON":         {"!deny/1", "deny all", ErrRestriction},
+		"a deny without a place":         {"!deny/x", string(good["!deny/0"]), ErrRestriction},
+		"an unknown member of a deny":    {"!deny/1", strings.Replace(string(good["!deny/0"]), `{"ref"`, `{"except":[7],"ref"`, 1), ErrRestriction},
+		"a deny of a mapped prefix":      {"!deny/1", strings.Replace(string(good["!deny/0"]), `"dst":{`, `"dst":{"prefixes":["::ffff:10.0.0.0/104"],`, 1), ErrRestriction},
 		"an unknown restriction, empty":  {"!", "", ErrRestriction},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -50,6 +50,10 @@ func testContent() Content {
 			Ref: acl.Ref{Section: "grants", Index: 0, Line: 3, Column: 5}, Src: acl.Set{Roles: []acl.RoleID{7}}, Dst: acl.Set{Roles: []acl.RoleID{1 << 63}},
 			Ports: []acl.Ports{{Proto: acl.TCP, First: 5432, Last: 5432}},
 		}},
+		Denies: []acl.Rule{{
+			Ref: acl.Ref{Section: "denies", Index: 0, Line: 9, Column: 3}, Src: acl.Set{Roles: []acl.RoleID{7}}, Dst: acl.Set{Roles: []acl.RoleID{1 << 63}},
+			Ports: []acl.Ports{{Proto: acl.TCP, First: 22, Last: 22}}, Reason: "not from here",
+		}},
 	}
 }
 
