@@ -205,7 +205,7 @@ func (c *Coordinator) judge(w *world, found PolicyText, accept string) []string 
 	if err != nil {
 		return policyErrors(err)
 	}
-	directory := w.directory(anyNode)
+	directory := c.directory(w, anyNode)
 	if failures := p.Test(directory, c.now()); len(failures) > 0 {
 		return testErrors(failures)
 	}

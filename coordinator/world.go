@@ -83,7 +83,7 @@ func (c *Coordinator) refresh(ctx context.Context, atLeast uint64, h haste) erro
 // enforce puts the world of s, less what an emergency took out of it, in force. The caller holds rebuild.
 func (c *Coordinator) enforce(s snapshot) {
 	c.emergency.apply(&s)
-	w := c.build(s)
+	w := c.build(s, c.world.Load())
 	w.prior = c.world.Load().newestMaps(w)
 	c.times.note(w.generation, w.at)
 	c.world.Store(w)
@@ -91,8 +91,8 @@ func (c *Coordinator) enforce(s snapshot) {
 	c.budgets.keep(w)
 }
 
-// build makes a world. A policy that cannot be compiled with the directory passes nothing (R21).
-func (c *Coordinator) build(s snapshot) *world {
+// build makes a world; old, which may be nil, is the one before it. A policy that cannot be compiled with the directory passes nothing (R21).
+func (c *Coordinator) build(s snapshot, old *world) *world {
 	w := &world{
 		generation: s.generation, at: s.at, current: s.policy,
 		users: make(map[acl.UserID]UserRow, len(s.users)),
@@ -109,13 +109,13 @@ func (c *Coordinator) build(s snapshot) *world {
 		w.nodes[n.ID], w.names[n.Name] = n, n.ID
 	}
 	var err error
-	if w.policy, err = c.policy.parsed(s.policy); err == nil {
-		w.compiled, err = acl.Compile(w.policy, w.directory(reachable), c.config.Salt)
+	if w.policy, err = c.policy.parsed(s.policy); err == nil && !w.follow(old) {
+		w.compiled, err = acl.Compile(w.policy, c.directory(w, reachable), c.config.Salt)
 	}
 	if err != nil {
 		c.log.Error("the policy in force cannot be compiled: nothing passes until it is changed", "generation", s.generation, "err", err)
 		w.policy = acl.Deny()
-		if w.compiled, err = acl.Compile(w.policy, w.directory(reachable), c.config.Salt); err != nil {
+		if w.compiled, err = acl.Compile(w.policy, c.directory(w, reachable), c.config.Salt); err != nil {
 			panic("the policy that allows nothing does not compile: " + err.Error())
 		}
 	}
@@ -146,18 +146,31 @@ func reachable(n *NodeRow) bool { return !n.Expired && !n.Quarantined && len(n.C
 // anyNode takes every node.
 func anyNode(*NodeRow) bool { return true }
 
-// directory is the users and those nodes that take accepts, both in the order of their ids.
-func (w *world) directory(take func(*NodeRow) bool) *acl.Directory {
-	d := &acl.Directory{}
+// directory is the users and those nodes of w that take accepts, both in the order of their ids.
+func (c *Coordinator) directory(w *world, take func(*NodeRow) bool) *acl.Directory {
+	d := &acl.Directory{Overlay: overlays(c.config)}
 	for _, id := range slices.Sorted(maps.Keys(w.users)) {
-		d.Users = append(d.Users, acl.User{ID: id, Login: w.users[id].Login})
+		d.Users = append(d.Users, w.users[id].acl())
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.nodes)) {
 		if n := w.nodes[id]; take(n) {
-			d.Nodes = append(d.Nodes, acl.Node{ID: n.ID, Name: n.Name, Owner: n.Owner, Tags: n.Tags, Addresses: n.Addresses})
+			d.Nodes = append(d.Nodes, n.acl())
 		}
 	}
 	return d
+}
+
+// acl is a user as the policy sees him: autogroup:admin names administrators.
+func (u UserRow) acl() acl.User {
+	out := acl.User{ID: u.ID, Login: u.Login}
+	if u.Role == RoleAdmin {
+		out.Role = "admin"
+	}
+	return out
+}
+
+func (n *NodeRow) acl() acl.Node {
+	return acl.Node{ID: n.ID, Name: n.Name, Owner: n.Owner, Tags: n.Tags, Addresses: n.Addresses}
 }
 
 // UserByID and the next two make a world stand in for a transaction where only reading is needed.

@@ -1,0 +1,81 @@
+package coordinator
+
+import (
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/wgtun/key"
+)
+
+// Every field of a node that maps speak of must count, or a peer would keep an old entry for it.
+func TestSameNodeKnowsEveryField(t *testing.T) {
+	values := map[string]any{
+		"ID": acl.NodeID("n"), "Name": "s", "Owner": acl.UserID("u"), "Tags": []string{"tag:t"}, "Addresses": []netip.Addr{{}},
+		"Facts": protocol.Facts{OS: "linux"}, "Certificate": []byte{1}, "Expires": time.Unix(1, 0), "Expired": true, "Quarantined": true,
+	}
+	unsaid := map[string]bool{"Created": true, "Removed": true, "Presence": true} // no map speaks of them
+	for i := range reflect.TypeFor[NodeRow]().NumField() {
+		f := reflect.TypeFor[NodeRow]().Field(i)
+		if unsaid[f.Name] {
+			continue
+		}
+		var a, b NodeRow
+		switch v, ok := values[f.Name]; {
+		case ok:
+			reflect.ValueOf(&b).Elem().Field(i).Set(reflect.ValueOf(v))
+		case f.Name == "Device":
+			reflect.ValueOf(&b).Elem().Field(i).Index(0).SetUint(1)
+		default:
+			t.Fatalf("no value for the field %s of %s", f.Name, f.Type)
+		}
+		if sameNode(&a, &b) {
+			t.Errorf("sameNode does not see a change of %s", f.Name)
+		}
+	}
+}
+
+// A world that follows another is the one that is made whole: same maps, and those of strangers to the change are taken over.
+func TestFollowedWorldIsTheWholeOne(t *testing.T) {
+	c := &Coordinator{config: Config{Salt: []byte("salt"), Overlay4: netip.MustParsePrefix("100.64.0.0/10"), Overlay6: netip.MustParsePrefix("fd70::/48")}}
+	c.log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	c.policy.init()
+	policy := PolicyRow{Generation: 1, Text: []byte(`{"tagOwners": {"tag:web": [], "tag:db": [], "tag:x": []}, "grants": [
+		{"src": ["tag:web"], "dst": ["tag:db"], "ip": ["tcp:5432"]}, {"src": ["tag:x"], "dst": ["tag:x"], "ip": ["*"]}]}`)}
+	node := func(id, tag string, last byte) NodeRow {
+		return NodeRow{ID: acl.NodeID(id), Name: id, Device: key.DevicePublic{last}, Expires: time.Unix(1_800_000_000, 0), Tags: []string{tag}, Certificate: []byte{1}, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{100, 64, 0, last})}}
+	}
+	before := snapshot{generation: 2, policy: policy, nodes: []NodeRow{node("web", "tag:web", 1), node("db", "tag:db", 2), node("x1", "tag:x", 3), node("x2", "tag:x", 4)}}
+	old := c.build(before, nil)
+	for _, n := range before.nodes {
+		c.mapOf(old, n.ID)
+	}
+	for name, change := range map[string]func(*snapshot){
+		"a node joins":          func(s *snapshot) { s.nodes = append(s.nodes, node("web2", "tag:web", 5)) },
+		"a node leaves":         func(s *snapshot) { s.nodes = s.nodes[1:] },
+		"a node is quarantined": func(s *snapshot) { s.nodes[0].Quarantined = true },
+		"a node changes tag":    func(s *snapshot) { s.nodes[0].Tags = []string{"tag:x"} },
+		"a node changes name":   func(s *snapshot) { s.nodes[0].Name = "other" },
+		"a node's key changes":  func(s *snapshot) { s.nodes[1].Certificate = []byte{2} },
+		"the policy's commit":   func(s *snapshot) { s.policy.Generation, s.policy.Commit = 3, "0123" },
+	} {
+		s := before
+		s.nodes = append([]NodeRow(nil), before.nodes...)
+		s.generation++
+		change(&s)
+		followed, whole := c.build(s, old), c.build(s, nil)
+		for _, n := range s.nodes {
+			got, want := c.mapOf(followed, n.ID), c.mapOf(whole, n.ID)
+			if !reflect.DeepEqual(got.digest, want.digest) {
+				t.Errorf("%s: the map of %s is another one than that of the whole world", name, n.ID)
+			}
+		}
+		if kept := followed.maps["x2"] == old.maps["x2"]; kept == (name == "the policy's commit" || name == "a node changes tag") {
+			t.Errorf("%s: the map of x2 is taken over: %v", name, kept)
+		}
+	}
+}
