@@ -114,12 +114,14 @@ func (a *application) addPeers() {
 	a.applied.Added, a.applied.Changed = a.plan.added, a.plan.changed
 }
 
+// add tells the device of a peer before the paths: as soon as these answer the peer's probes it sends its handshake, which the device must
+// not miss, because it is tried again only 5 seconds later.
 func (a *application) add(in installed) {
-	a.t.path.SetPeer(in.path())
 	if err := a.t.configure(configAdd(in)); err != nil {
-		a.t.path.RemovePeer(in.peer.Tunnel)
 		a.fail(in, fmt.Errorf("add: %w", err))
 		in = broken(in)
+	} else {
+		a.t.path.SetPeer(in.path())
 	}
 	a.t.note(in)
 	a.t.sessions.added(in.peer.Tunnel)

@@ -25,15 +25,16 @@ type name struct{ pkg, test string }
 
 // report gathers what is to be said.
 type report struct {
-	output  map[name]*strings.Builder
-	skipped map[string][]string // reason to tests
+	output  map[name]*strings.Builder // of tests that have not passed
+	skipped map[string][]string       // reason to tests
 	passed  int
 	failed  []name
+	ended   map[name]bool // of those that failed
 	skips   int
 }
 
 func main() {
-	r := report{output: map[name]*strings.Builder{}, skipped: map[string][]string{}}
+	r := report{output: map[name]*strings.Builder{}, skipped: map[string][]string{}, ended: map[name]bool{}}
 	if err := r.read(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -79,7 +80,7 @@ func (r *report) end(e event, at name, out io.Writer) {
 			fmt.Fprintf(out, "%-5s %s %.1fs\n", e.Action, e.Package, e.Elapsed)
 		}
 		if e.Action == "fail" {
-			r.failed = append(r.failed, at)
+			r.failed = append(r.failed, append(r.unfinished(e.Package), at)...)
 		}
 		return
 	}
@@ -89,11 +90,24 @@ func (r *report) end(e event, at name, out io.Writer) {
 		delete(r.output, at)
 	case "fail":
 		r.failed = append(r.failed, at)
+		r.ended[at] = true
 	case "skip":
 		r.skips++
 		reason := skipReason(r.output[at])
+		delete(r.output, at)
 		r.skipped[reason] = append(r.skipped[reason], strings.TrimPrefix(e.Package, "picket.internal/")+" "+e.Test)
 	}
+}
+
+// unfinished lists a package's tests that began and did not end, because the whole process did.
+func (r *report) unfinished(pkg string) (out []name) {
+	for at := range r.output {
+		if at.pkg == pkg && at.test != "" && !r.ended[at] {
+			out = append(out, at)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].test < out[j].test })
+	return out
 }
 
 // skipReason is what the test said, without file and line.
