@@ -136,7 +136,7 @@ func network(n int) (string, *Directory) {
 		login := fmt.Sprintf("u%d@example.com", team)
 		groups = append(groups, fmt.Sprintf(`"group:g%d": [%q]`, team, login))
 		tags = append(tags, fmt.Sprintf(`"tag:t%d": []`, team))
-		grants = append(grants, fmt.Sprintf(`{"src": ["group:g%d"], "dst": ["tag:t%d"], "ip": ["tcp:443"]}`, team, team))
+		grants = append(grants, fmt.Sprintf(`{"src": ["group:g%d"], "dst": ["tag:t%d"], "ip": ["tcp:443"], "srcPosture": ["posture:any"]}`, team, team))
 		d.Users = append(d.Users, User{ID: UserID(login), Login: login})
 		for i := range 10 {
 			node := Node{ID: NodeID(fmt.Sprintf("n%dx%d", team, i)), Owner: UserID(login), Addresses: address(team*10 + i)}
@@ -146,7 +146,7 @@ func network(n int) (string, *Directory) {
 			d.Nodes = append(d.Nodes, node)
 		}
 	}
-	return fmt.Sprintf(`{"groups": {%s}, "tagOwners": {%s}, "grants": [%s]}`, strings.Join(groups, ","), strings.Join(tags, ","), strings.Join(grants, ",")), d
+	return fmt.Sprintf(`{"postures": {"posture:any": ["node:os NOT SET"]}, "groups": {%s}, "tagOwners": {%s}, "grants": [%s]}`, strings.Join(groups, ","), strings.Join(tags, ","), strings.Join(grants, ",")), d
 }
 
 // A view costs by its own rules and peers: with ten times the network around it, the same.
