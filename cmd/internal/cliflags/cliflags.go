@@ -22,7 +22,7 @@ type level struct {
 }
 
 // Arrange returns args (args[0] is the program) with every flag moved before the arguments, at the command it belongs to. A flag of
-// an outer command is found after an inner one, too. Words after "--" are arguments. An unknown flag, an unknown command or a flag without
+// an outer command is found after an inner one, too, and one of an inner command before its name. Words after "--" are arguments. An unknown flag, an unknown command or a flag without
 // its value is a *UsageError. Arrange reads app but does not change it.
 func Arrange(app *cli.App, args []string) ([]string, error) {
 	if len(args) == 0 || asksCompletion(app, args) {
@@ -41,6 +41,9 @@ func Arrange(app *cli.App, args []string) ([]string, error) {
 		}
 		rest = rest[n:]
 	}
+	if err := l.takeEarly(); err != nil {
+		return nil, err
+	}
 	return l.join(args[0]), nil
 }
 
@@ -52,10 +55,17 @@ func asksCompletion(app *cli.App, args []string) bool {
 type line struct {
 	program   string
 	levels    []*level
+	early     []earlyFlag
 	arguments []string
 	noHelp    bool // the app has no command "help"
 	help      bool // "help COMMAND": the rest is urfave's
 	helpFlag  bool // --help: arguments would be taken for the topic
+}
+
+// earlyFlag is a flag that stood before the command it belongs to.
+type earlyFlag struct {
+	word, name, value string
+	hasValue          bool
 }
 
 // take reads one word, or a flag with its value, and returns how many words that was.
@@ -91,15 +101,16 @@ func (l *line) takeFlag(words []string) (int, error) {
 		if !ok {
 			continue
 		}
-		if takesValue && !hasValue {
-			if len(words) < 2 || (strings.HasPrefix(words[1], "-") && words[1] != "-" && l.known(words[1])) {
-				return 0, l.usage("--"+name+" needs a value", "")
-			}
-			l.levels[i].add(name, words[1], true)
-			return 2, nil
+		value, hasValue, n, err := l.valueOf(name, value, hasValue, takesValue, words)
+		if err == nil {
+			l.levels[i].add(name, value, hasValue)
 		}
-		l.levels[i].add(name, value, hasValue)
-		return 1, nil
+		return n, err
+	}
+	if takesValue, ok := lookupInside(l.levels[len(l.levels)-1].commands, name); ok {
+		value, hasValue, n, err := l.valueOf(name, value, hasValue, takesValue, words)
+		l.early = append(l.early, earlyFlag{words[0], name, value, hasValue})
+		return n, err
 	}
 	if n, ok := l.takeShort(words[0]); ok {
 		return n, nil
@@ -110,6 +121,47 @@ func (l *line) takeFlag(words []string) (int, error) {
 		return 1, nil
 	}
 	return 0, l.unknownFlag(words[0], name)
+}
+
+// valueOf takes a flag's value from the next word where it has none yet, and returns how many words were taken.
+func (l *line) valueOf(name, value string, hasValue, takesValue bool, words []string) (string, bool, int, error) {
+	if !takesValue || hasValue {
+		return value, hasValue, 1, nil
+	}
+	if len(words) < 2 || (strings.HasPrefix(words[1], "-") && words[1] != "-" && l.known(words[1])) {
+		return "", false, 0, l.usage("--"+name+" needs a value", "")
+	}
+	return words[1], true, 2, nil
+}
+
+// takeEarly hands the flags that stood before their command to it, now that it is known which that is.
+func (l *line) takeEarly() error {
+	for _, f := range l.early {
+		i := len(l.levels) - 1
+		for ; i >= 0; i-- {
+			if _, ok := lookup(l.levels[i].flags, f.name); ok {
+				break
+			}
+		}
+		if i < 0 {
+			return l.unknownFlag(f.word, f.name)
+		}
+		l.levels[i].add(f.name, f.value, f.hasValue)
+	}
+	return nil
+}
+
+// lookupInside is lookup in the commands given and all inside them.
+func lookupInside(commands []*cli.Command, name string) (takesValue, ok bool) {
+	for _, c := range commands {
+		if takesValue, ok := lookup(c.Flags, name); ok {
+			return takesValue, true
+		}
+		if takesValue, ok := lookupInside(c.Subcommands, name); ok {
+			return takesValue, true
+		}
+	}
+	return false, false
 }
 
 // takeShort reads a number that stands against its one-letter flag: -c1.
