@@ -107,6 +107,7 @@ func (s *Source) Fetch(ctx context.Context, inForce string) (coordinator.PolicyT
 	if err != nil {
 		return coordinator.PolicyText{}, err
 	}
+	objects = checked{objects}
 	text, err := readPolicy(objects, head, s.config.Path)
 	if err != nil {
 		return coordinator.PolicyText{}, err
