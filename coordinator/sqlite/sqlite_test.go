@@ -533,3 +533,25 @@ func TestTries(t *testing.T) {
 		}
 	})
 }
+
+// A database from before signers were kept is brought up to date, and what it holds stays.
+func TestPolicyFromBeforeSigners(t *testing.T) {
+	path := made(t)
+	raw(t, path, "ALTER TABLE policies DROP COLUMN signer", "ALTER TABLE policies DROP COLUMN signer_key", "DELETE FROM goose_db_version WHERE version_id >= 2",
+		"INSERT INTO policies (generation, text, source, commit_id, author, subject, committed, in_force) VALUES (3, x'7b7d', 'repo', 'c0ffee', 'Ann', 'first', 1000, 2000)")
+	s := open(t, path)
+	old := coordinator.PolicyRow{Text: []byte("{}"), Source: "repo", Commit: "c0ffee", Author: "Ann", Subject: "first",
+		Committed: time.UnixMilli(1000), InForce: time.UnixMilli(2000), Generation: 3}
+	next := old
+	next.Generation, next.Signer, next.SignerKey = 4, "ann@example.com", "SHA256:abc"
+	for _, want := range []coordinator.PolicyRow{old, next} {
+		if want.Generation > 3 {
+			update(t, s, func(tx coordinator.Tx) error { return tx.InsertPolicy(want) })
+		}
+		var got coordinator.PolicyRow
+		err := s.View(t.Context(), func(tx coordinator.ReadTx) (err error) { got, err = tx.Policy(); return err })
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%v %s", err, diff)
+		}
+	}
+}
