@@ -30,8 +30,9 @@ type remote struct {
 	transport transport.Transport
 	auth      transport.AuthMethod // nil for none
 	endpoint  *transport.Endpoint
-	dir       string     // the bare store
-	busy      sync.Mutex // one fetch at a time, also when an earlier one hangs in a server that went silent
+	dir       string        // the bare store
+	busy      sync.Mutex    // one fetch at a time, also when an earlier one hangs in a server that went silent
+	forgotten plumbing.Hash // by busy: the head for which the store was last given up
 }
 
 // fetched is what one fetch came to.
@@ -133,6 +134,19 @@ func (r *remote) held() plumbing.Hash {
 		return plumbing.ZeroHash
 	}
 	return ref.Hash()
+}
+
+// forget has the next fetch bring the whole history anew, because the store lacks an object of it: a server left it out, or the disk lost
+// it, and would not be asked for it again. Once for each head, so that a history which cannot be had does not fetch itself over and over.
+func (r *remote) forget(head plumbing.Hash) {
+	if !r.busy.TryLock() {
+		return
+	}
+	defer r.busy.Unlock()
+	if r.forgotten != head {
+		r.forgotten = head
+		_ = openStore(r.dir).RemoveReference(heldRef)
+	}
 }
 
 // unpack keeps the pack in a file, looks through it, and only then hands it to the store.
