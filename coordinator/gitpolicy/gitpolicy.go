@@ -29,6 +29,7 @@ import (
 const (
 	MaxPolicy  = 1 << 20          // bytes of the policy file, as acl accepts
 	maxPack    = 64 << 20         // bytes fetched at once
+	maxRefs    = 16 << 20         // bytes in which a https server names its branches and tags
 	maxObject  = 16 << 20         // bytes of one object, unpacked
 	maxObjects = 500_000          // in one fetch
 	maxUnpack  = 1 << 30          // bytes of all objects of a fetch, unpacked

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -186,6 +187,10 @@ func (r *remote) explain(err error) error {
 		return refuse("%s is not there, or this coordinator may not see it: check the URL and the deploy key or token", r.where)
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed):
 		return refuse("%s asks for a credential it accepts: give --policy-token FILE (https) or --policy-ssh-key FILE (ssh)", r.where)
+	}
+	var long *http.MaxBytesError
+	if errors.As(err, &long) {
+		return refuse("%s answers with more than %d bytes: keep the policy in a repository of its own, with few branches and tags", r.where, long.Limit)
 	}
 	if e := explainSSH(r.where, err); e != nil {
 		return e
