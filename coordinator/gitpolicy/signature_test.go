@@ -538,6 +538,16 @@ func TestSignedIsTaken(t *testing.T) {
 			s.as(s.alice, "merge", "-q", "--no-ff", "-m", "merge", "other")
 			return id
 		}, "alice@example.com"},
+		{"the branch merged onto the commit in force, which mends unsigned commits without a forced push", func(s *signing) string {
+			id := s.signed(s.alice)
+			s.unsigned()
+			s.signed(s.mallory)
+			s.git("switch", "-q", "--detach", id)
+			s.as(s.alice, "merge", "-q", "--no-ff", "-m", "merge", "main")
+			s.git("branch", "-f", "main", "HEAD")
+			s.git("merge-base", "--is-ancestor", "main@{1}", "main") // what was there is kept: no forced push
+			return id
+		}, "alice@example.com"},
 		{"merge of a signed tag", func(s *signing) string {
 			s.besides()
 			id := s.git("rev-parse", "main")

@@ -261,3 +261,20 @@ func FuzzSigners(f *testing.F) {
 		}
 	})
 }
+
+// The example in the documentation is a file that is taken.
+func TestDocumentedSignersFile(t *testing.T) {
+	text, err := os.ReadFile("../../docs/gitops.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, ok := strings.Cut(string(text), "```\n# principals")
+	example, _, closed := strings.Cut(after, "```")
+	if !ok || !closed {
+		t.Fatal("docs/gitops.md has no example of a signers file")
+	}
+	all, err := parseSigners([]byte("# " + example))
+	if err != nil || len(all) != 2 || all[1].before.IsZero() || all[0].namespaces != "git" {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
