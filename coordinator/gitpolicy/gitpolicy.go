@@ -123,20 +123,13 @@ func (s *Source) Changed() <-chan struct{} { return s.changed }
 func (s *Source) Fetch(ctx context.Context, inForce string) (coordinator.PolicyText, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxTime)
 	defer cancel()
-	var allowed signers
-	if s.config.Signers != "" { // a file that cannot be read refuses whatever is new, and leaves in force what is
-		var err error
-		if allowed, err = readSigners(s.config.Signers); err != nil {
-			return coordinator.PolicyText{}, err
-		}
-	}
 	objects, head, err := s.head(ctx)
 	if err != nil {
 		return coordinator.PolicyText{}, err
 	}
 	text, err := readPolicy(checked{objects}, head, s.config.Path)
 	if err == nil {
-		err = s.trace(ctx, checked{objects}, allowed, inForce, head, &text)
+		err = s.trace(ctx, checked{objects}, inForce, head, &text)
 	}
 	if errors.Is(err, plumbing.ErrObjectNotFound) && s.remote != nil {
 		s.remote.forget(head)
@@ -147,9 +140,14 @@ func (s *Source) Fetch(ctx context.Context, inForce string) (coordinator.PolicyT
 	return text, nil
 }
 
-// trace says how head came of the commit in force, and who stands for it.
-func (s *Source) trace(ctx context.Context, objects storer.EncodedObjectStorer, allowed signers, inForce string, head plumbing.Hash, text *coordinator.PolicyText) (err error) {
+// trace says how head came of the commit in force, and who stands for it. The file of signers is read last, after a fetch that may have taken its
+// time; one that cannot be read refuses whatever is new, and leaves in force what is.
+func (s *Source) trace(ctx context.Context, objects storer.EncodedObjectStorer, inForce string, head plumbing.Hash, text *coordinator.PolicyText) (err error) {
 	if s.config.Signers != "" {
+		allowed, err := readSigners(s.config.Signers)
+		if err != nil {
+			return err
+		}
 		return vouch(ctx, objects, allowed, plumbing.NewHash(inForce), head, text)
 	}
 	if inForce != "" && inForce != text.Commit {

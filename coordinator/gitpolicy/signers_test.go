@@ -154,9 +154,8 @@ func TestMatchesList(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	matchesPattern(strings.Repeat("a", maxEmail), strings.Repeat("*a", 5000)+"b")
-	if d := time.Since(began); d > time.Second {
-		t.Errorf("a nasty pattern took %v", d)
+	if matchesPattern(strings.Repeat("a", maxEmail), strings.Repeat("*a", 5000)+"b") || time.Since(began) > time.Second {
+		t.Errorf("a nasty pattern matched, or took %v", time.Since(began))
 	}
 }
 
