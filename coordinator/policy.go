@@ -21,6 +21,10 @@ type PolicyText struct {
 	Time    time.Time
 	// Rewritten says that the commit in force, handed to Fetch, is no ancestor of Commit.
 	Rewritten bool
+	// Signer and SignerKey are whom the source holds to have signed Commit and the fingerprint of the key; empty when it asks for no signatures.
+	Signer, SignerKey string
+	// Unsigned says, in a sentence, why Commit does not count as signed by somebody who may; empty when it does, or no signatures are asked for.
+	Unsigned string
 }
 
 // PolicySource is where policy comes from.
@@ -38,6 +42,8 @@ type PolicyStatus struct {
 	Commit     string    `json:"commit,omitempty"`
 	Author     string    `json:"author,omitempty"`
 	Subject    string    `json:"subject,omitempty"`
+	Signer     string    `json:"signer,omitempty"`    // who signed the commit; empty when signatures were not asked for
+	SignerKey  string    `json:"signerKey,omitempty"` // fingerprint of the key
 	Committed  time.Time `json:"committed"`
 	InForce    time.Time `json:"inForce"` // since when; zero when nothing ever was
 	Generation uint64    `json:"generation"`
@@ -195,8 +201,12 @@ func (c *Coordinator) loadPolicy(ctx context.Context, a Actor, accept string) (u
 	return g, "policy " + shortCommit(found.Commit) + " is in force", nil
 }
 
-// judge says what stands against a policy: rewritten history, mistakes, and its own tests. Nothing, when it may come into force.
+// judge says what stands against a policy: a missing signature, rewritten history, mistakes, and its own tests. Nothing, when it may come into
+// force. An operator who accepts a rewritten history does not sign for it: signatures come first.
 func (c *Coordinator) judge(w *world, found PolicyText, accept string) []string {
+	if found.Unsigned != "" {
+		return []string{oneLine(found.Unsigned, 1000)}
+	}
 	if found.Rewritten && (accept == "" || accept != found.Commit) {
 		return []string{fmt.Sprintf("history was rewritten: commit %s does not come after %s, which is in force; if that is meant, accept it: policy reload --accept %s",
 			shortCommit(found.Commit), shortCommit(w.current.Commit), found.Commit)}
@@ -276,12 +286,21 @@ func (c *Coordinator) commitPolicy(ctx context.Context, a Actor, found PolicyTex
 		}
 		ch.narrow()
 		subject, author := oneLine(found.Subject, 200), oneLine(found.Author, 200)
-		ch.record("policy.commit", found.Commit, strings.Trim(author+": "+subject, ": "))
+		signer, key := oneLine(found.Signer, 300), oneLine(found.SignerKey, 100)
+		ch.record("policy.commit", found.Commit, strings.Trim(author+": "+subject, ": ")+signedBy(signer, key))
 		return ch.InsertPolicy(PolicyRow{
-			Text: found.Text, Source: c.config.Policy.String(), Commit: found.Commit, Author: author, Subject: subject,
+			Text: found.Text, Source: c.config.Policy.String(), Commit: found.Commit, Author: author, Subject: subject, Signer: signer, SignerKey: key,
 			Committed: found.Time, InForce: ch.Now(), Generation: max(g, c.emergency.floor()) + 1,
 		})
 	})
+}
+
+// signedBy is what the audit record says of the signer; nothing without one.
+func signedBy(signer, key string) string {
+	if signer == "" {
+		return ""
+	}
+	return " (signed by " + signer + ", key " + key + ")"
 }
 
 // shortCommit is a commit's id as people write it; empty for a plain file.
@@ -299,6 +318,7 @@ func (c *Coordinator) policyStatus() PolicyStatus {
 	w := c.world.Load()
 	s := PolicyStatus{
 		Source: w.current.Source, Commit: w.current.Commit, Author: w.current.Author, Subject: w.current.Subject,
+		Signer: w.current.Signer, SignerKey: w.current.SignerKey,
 		Committed: w.current.Committed, InForce: w.current.InForce, Generation: w.current.Generation, Text: string(w.current.Text),
 	}
 	if c.config.Policy != nil {

@@ -45,6 +45,10 @@ func TestPolicyRefused(t *testing.T) {
 		{"nothing at all", "", coordinator.PolicyText{Commit: "bad"}, nil},
 		{"a rewritten history", "--accept 2222222222222222222222222222222222222222",
 			coordinator.PolicyText{Text: []byte(`{}`), Commit: "2222222222222222222222222222222222222222", Rewritten: true}, nil},
+		{"one that nobody signed", "is not signed",
+			coordinator.PolicyText{Text: []byte(`{}`), Commit: "2222222222222222222222222222222222222222", Unsigned: "commit 222222222222 is not signed"}, nil},
+		{"one that nobody signed, and does not parse", "is not signed", // a stranger's text never meets the parser
+			coordinator.PolicyText{Text: []byte(`{"grunts"`), Commit: "2222222222222222222222222222222222222222", Unsigned: "commit 222222222222 is not signed"}, nil},
 		{"a source that fails", "the branch main is gone", coordinator.PolicyText{}, errors.New("the branch main is gone")},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -79,6 +83,37 @@ func TestRewrittenHistoryMayBeAccepted(t *testing.T) {
 	}
 	if s := n.reload("22222222222222"); s.Commit != "22222222222222" || len(s.Errors) > 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// To accept a rewritten history is not to sign it.
+func TestRewrittenHistoryMustBeSigned(t *testing.T) {
+	n := newNet(t)
+	n.policy.found = coordinator.PolicyText{Text: []byte(`{}`), Commit: "22222222222222", Rewritten: true, Unsigned: "commit 22222222222222 is not signed"}
+	if s := n.reload("22222222222222"); s.Commit == "22222222222222" || len(s.Errors) != 1 || s.Errors[0] != "commit 22222222222222 is not signed" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Who signed is kept with the policy, over a restart, and in the audit log.
+func TestPolicySigner(t *testing.T) {
+	n := newNet(t)
+	n.policy.found = coordinator.PolicyText{Text: []byte(`{}`), Commit: "c2", Author: "Ann <ann@example.com>", Subject: "narrow", Signer: "ann@example.com\n", SignerKey: "SHA256:abc"}
+	if s := n.reload(""); s.Signer != "ann@example.com" || s.SignerKey != "SHA256:abc" {
+		t.Errorf("%+v", s)
+	}
+	records, err := n.Audit(n.ctx, operator, 1, 0)
+	if err != nil || records[0].Detail != "Ann <ann@example.com>: narrow (signed by ann@example.com, key SHA256:abc)" {
+		t.Errorf("audit %+v, %v", records, err)
+	}
+	n.stop()
+	n.start()
+	if s, err := n.PolicyStatus(n.ctx, operator); err != nil || s.Signer != "ann@example.com" || s.SignerKey != "SHA256:abc" {
+		t.Errorf("after a restart %+v, %v", s, err)
+	}
+	n.policy.set(openPolicy, "c3")
+	if s := n.reload(""); s.Commit != "c3" || s.Signer != "" {
+		t.Errorf("without a signer: %+v", s)
 	}
 }
 

@@ -230,6 +230,8 @@ type PolicyRow struct {
 	Commit     string
 	Author     string
 	Subject    string
+	Signer     string // who signed the commit, and the fingerprint of the key; empty when signatures were not asked for
+	SignerKey  string
 	Committed  time.Time
 	InForce    time.Time
 	Generation uint64 // of the change that put it in force

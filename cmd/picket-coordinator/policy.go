@@ -57,7 +57,7 @@ func writePolicy(w io.Writer, s coordinator.PolicyStatus) {
 	}
 	rows := [][]string{{"source", dash(s.Source)}}
 	if s.Commit != "" {
-		rows = append(rows, []string{"commit", s.Commit}, []string{"author", s.Author}, []string{"subject", s.Subject})
+		rows = append(rows, []string{"commit", s.Commit}, []string{"author", s.Author}, []string{"signer", signer(s)}, []string{"subject", s.Subject})
 	}
 	rows = append(rows,
 		[]string{"in force since", clock(s.InForce)},
@@ -75,6 +75,14 @@ func writePolicy(w io.Writer, s coordinator.PolicyStatus) {
 	for _, e := range s.Errors {
 		fmt.Fprintf(w, "  %s\n", printable(e))
 	}
+}
+
+// signer is who signed the commit in force, with the key; it was taken without a look at signatures when --policy-signers was not given then.
+func signer(s coordinator.PolicyStatus) string {
+	if s.Signer == "" {
+		return "not checked (see --policy-signers)"
+	}
+	return s.Signer + ", key " + s.SignerKey
 }
 
 func policyReload(c *cli.Context) error {

@@ -113,7 +113,7 @@ func openPolicy(p policySettings, dir string) (source, error) {
 	case p.repo != "":
 		return gitpolicy.New(gitpolicy.Config{
 			Location: p.repo, Branch: p.branch, Path: p.path, CacheDir: filepath.Join(dir, "policy.git"),
-			SSHKey: p.sshKey, KnownHosts: p.knownHosts, Token: p.token, CA: p.ca,
+			SSHKey: p.sshKey, KnownHosts: p.knownHosts, Token: p.token, CA: p.ca, Signers: p.signers,
 		})
 	case p.file != "":
 		return filepolicy.New(p.file)

@@ -28,7 +28,8 @@ Examples:
    picket-coordinator serve --url https://picket.example.com:8443 \
       --policy-repo /srv/policy
    picket-coordinator serve --policy-repo https://git.example.com/policy.git \
-      --policy-token /etc/picket/token --webhook-secret /etc/picket/webhook
+      --policy-token /etc/picket/token --webhook-secret /etc/picket/webhook \
+      --policy-signers /etc/picket/signers
    picket-coordinator serve --listen :443 --acme-domain picket.example.com \
       --url https://picket.example.com --policy-file policy.hujson`,
 		Flags:  serveFlags(),
@@ -52,6 +53,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "policy-ca", Usage: "`FILE` with certificates to trust for a https:// repository, besides the system's"},
 		&cli.StringFlag{Name: "policy-ssh-key", Usage: "`FILE` with the deploy key for a ssh:// repository"},
 		&cli.StringFlag{Name: "policy-known-hosts", Usage: "`FILE` with the host key of a ssh:// repository's server"},
+		&cli.StringFlag{Name: "policy-signers", Usage: "take only commits signed by somebody in this `FILE` of allowed signers (ssh-keygen(1)), with --policy-repo"},
 		&cli.DurationFlag{Name: "policy-poll", Value: 30 * time.Second, Usage: "look for a newer policy every `TIME`"},
 		&cli.StringFlag{Name: "webhook-secret", Usage: "`FILE` with the secret of the Git host's webhook, which goes to URL/picket/v1/webhook"},
 		&cli.StringFlag{Name: "addresses4", Value: "100.64.0.0/10", Usage: "overlay IPv4 `RANGE`; it can only grow once nodes have addresses from it"},
@@ -83,6 +85,7 @@ type tlsSettings struct{ cert, key, acmeDomain string }
 type policySettings struct {
 	repo, branch, path, file      string
 	token, ca, sshKey, knownHosts string
+	signers                       string
 	poll                          time.Duration
 }
 
@@ -107,7 +110,7 @@ func readSettings(c *cli.Context) (settings, error) {
 	s.policy = policySettings{
 		repo: c.String("policy-repo"), branch: c.String("policy-branch"), path: c.String("policy-path"), file: c.String("policy-file"),
 		token: c.String("policy-token"), ca: c.String("policy-ca"), sshKey: c.String("policy-ssh-key"), knownHosts: c.String("policy-known-hosts"),
-		poll: c.Duration("policy-poll"),
+		signers: c.String("policy-signers"), poll: c.Duration("policy-poll"),
 	}
 	var err error
 	for _, read := range []func() error{
@@ -188,6 +191,9 @@ func (t tlsSettings) check() error {
 func (p policySettings) check() error {
 	if p.repo != "" && p.file != "" {
 		return &usageError{"--policy-repo and --policy-file exclude each other: policy has one source"}
+	}
+	if p.signers != "" && p.repo == "" {
+		return &usageError{"--policy-signers goes with --policy-repo: signatures are on commits"}
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ import (
 const (
 	MaxPolicy  = 1 << 20          // bytes of the policy file, as acl accepts
 	maxPack    = 64 << 20         // bytes fetched at once
+	maxRefs    = 16 << 20         // bytes in which a https server names its branches and tags
 	maxObject  = 16 << 20         // bytes of one object, unpacked
 	maxObjects = 500_000          // in one fetch
 	maxUnpack  = 1 << 30          // bytes of all objects of a fetch, unpacked
@@ -46,6 +47,7 @@ type Config struct {
 	KnownHosts string // file with the server's host key, for ssh
 	Token      string // file with an access token, for https
 	CA         string // file with certificates to trust besides the system's, for https
+	Signers    string // file of allowed signers, read at each fetch; "" asks for no signatures
 }
 
 // Source is one branch of one repository.
@@ -57,22 +59,40 @@ type Source struct {
 }
 
 // Error is a repository that gives no policy, in one sentence that says what to do.
-type Error struct{ Message string }
+type Error struct {
+	Message string
+	cause   error // what it came of, where that was an error; for errors.Is
+}
 
 func (e *Error) Error() string { return e.Message }
 
-func refuse(format string, args ...any) error { return &Error{fmt.Sprintf(format, args...)} }
+func (e *Error) Unwrap() error { return e.cause }
+
+func refuse(format string, args ...any) error {
+	e := &Error{Message: fmt.Sprintf(format, args...)}
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			e.cause = err
+		}
+	}
+	return e
+}
 
 // branchForm is narrower than git-check-ref-format(1): names that need more are not worth what they could smuggle.
 var branchForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
 
-// New checks the configuration, reading the key and token files; it does not reach for the repository yet.
+// New checks the configuration, reading the key, token and signers files; it does not reach for the repository yet.
 func New(c Config) (*Source, error) {
 	if !branchForm.MatchString(c.Branch) || strings.Contains(c.Branch, "..") || strings.Contains(c.Branch, "//") || strings.HasSuffix(c.Branch, ".lock") || strings.HasSuffix(c.Branch, "/") {
 		return nil, refuse("%q is no branch name: give --policy-branch one like main", c.Branch)
 	}
 	if c.Path == "" || path.Clean(c.Path) != c.Path || path.IsAbs(c.Path) || c.Path == "." || strings.HasPrefix(c.Path, "../") {
 		return nil, refuse("%q is no path inside a repository: give --policy-path one like policy.hujson", c.Path)
+	}
+	if c.Signers != "" {
+		if _, err := readSigners(c.Signers); err != nil {
+			return nil, err
+		}
 	}
 	s := &Source{config: c, changed: make(chan struct{}, 1)}
 	where, err := parseLocation(c.Location)
@@ -107,14 +127,33 @@ func (s *Source) Fetch(ctx context.Context, inForce string) (coordinator.PolicyT
 	if err != nil {
 		return coordinator.PolicyText{}, err
 	}
-	text, err := readPolicy(objects, head, s.config.Path)
+	text, err := readPolicy(checked{objects}, head, s.config.Path)
+	if err == nil {
+		err = s.trace(ctx, checked{objects}, inForce, head, &text)
+	}
+	if errors.Is(err, plumbing.ErrObjectNotFound) && s.remote != nil {
+		s.remote.forget(head)
+	}
 	if err != nil {
 		return coordinator.PolicyText{}, err
+	}
+	return text, nil
+}
+
+// trace says how head came of the commit in force, and who stands for it. The file of signers is read last, after a fetch that may have taken its
+// time; one that cannot be read refuses whatever is new, and leaves in force what is.
+func (s *Source) trace(ctx context.Context, objects storer.EncodedObjectStorer, inForce string, head plumbing.Hash, text *coordinator.PolicyText) (err error) {
+	if s.config.Signers != "" {
+		allowed, err := readSigners(s.config.Signers)
+		if err != nil {
+			return err
+		}
+		return vouch(ctx, objects, allowed, plumbing.NewHash(inForce), head, text)
 	}
 	if inForce != "" && inForce != text.Commit {
 		text.Rewritten, err = rewritten(ctx, objects, plumbing.NewHash(inForce), head)
 	}
-	return text, err
+	return err
 }
 
 // head returns the objects and the commit the branch points at.

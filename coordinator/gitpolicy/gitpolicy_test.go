@@ -2,8 +2,10 @@ package gitpolicy
 
 import (
 	"bytes"
+	"compress/zlib"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +58,23 @@ func (r *repo) commit(name string, text []byte, message string) string {
 	return r.git("rev-parse", "HEAD")
 }
 
+// replace puts another content under the name of a loose object, as somebody with access to the repository's files can.
+func (r *repo) replace(object, kind string, text []byte) {
+	r.t.Helper()
+	id := r.git("rev-parse", object)
+	path := filepath.Join(r.dir, ".git", "objects", id[:2], id[2:])
+	if err := os.Remove(path); err != nil {
+		r.t.Fatal(err)
+	}
+	var z bytes.Buffer
+	w := zlib.NewWriter(&z)
+	fmt.Fprintf(w, "%s %d\x00%s", kind, len(text), text)
+	w.Close()
+	if err := os.WriteFile(path, z.Bytes(), 0o444); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func local(t *testing.T, r *repo) *Source {
 	t.Helper()
 	s, err := New(Config{Location: r.dir, Branch: "main", Path: "policy.hujson"})
@@ -104,6 +123,14 @@ func TestLocalRefuses(t *testing.T) {
 				r.t.Fatal(err)
 			}
 		}, "cannot read commit"},
+		{"other text under the file's name", func(r *repo) {
+			r.commit("policy.hujson", []byte(policyOne), "one")
+			r.replace("HEAD:policy.hujson", "blob", []byte("{\"grants\": [{\"src\": [\"*\"]}]}"))
+		}, "does not belong to its name"},
+		{"other folder under the folder's name", func(r *repo) {
+			r.commit("policy.hujson", []byte(policyOne), "one")
+			r.replace("HEAD^{tree}", "tree", []byte("100644 policy.hujson\x00"+strings.Repeat("a", 20)))
+		}, "does not belong to its name"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRepo(t)

@@ -21,7 +21,7 @@ func readPolicy(objects storer.EncodedObjectStorer, head plumbing.Hash, path str
 	var none coordinator.PolicyText
 	commit, err := object.GetCommit(objects, head)
 	if err != nil {
-		return none, refuse("cannot read commit %s: %v: run `git fsck` in the repository", short(head), err)
+		return none, unreadable(head, err)
 	}
 	tree, err := object.GetTree(objects, commit.TreeHash)
 	if err != nil {
@@ -78,22 +78,22 @@ func tooLarge(path string, head plumbing.Hash, size int64) error {
 	return refuse("%s in commit %s has %d bytes; a policy may have at most %d: use groups and wider rules, or look whether the right file was committed", path, short(head), size, MaxPolicy)
 }
 
-// rewritten reports whether old is no ancestor of head, walking at most maxWalk commits.
+// rewritten reports whether old is no ancestor of head, or none among the newest maxWalk.
 func rewritten(ctx context.Context, objects storer.EncodedObjectStorer, old, head plumbing.Hash) (bool, error) {
 	seen := map[plumbing.Hash]bool{head: true}
 	for queue := []plumbing.Hash{head}; len(queue) > 0; queue = queue[1:] {
 		if queue[0] == old {
 			return false, nil
 		}
-		if len(seen) > maxWalk {
-			return false, refuse("the commit in force, %s, is not among the newest %d of the branch: reload with --accept %s if the branch is right", short(old), maxWalk, short(head))
+		if len(seen) > maxWalk { // so far back that the operator has to say it is right
+			return true, nil
 		}
 		if ctx.Err() != nil {
-			return false, ctx.Err()
+			return false, outOfTime()
 		}
 		commit, err := object.GetCommit(objects, queue[0])
 		if err != nil {
-			return false, refuse("cannot read commit %s: %v: run `git fsck` in the repository", short(queue[0]), err)
+			return false, unreadable(queue[0], err)
 		}
 		for _, parent := range commit.ParentHashes {
 			if !seen[parent] {
@@ -103,6 +103,11 @@ func rewritten(ctx context.Context, objects storer.EncodedObjectStorer, old, hea
 		}
 	}
 	return true, nil
+}
+
+// unreadable is an object that is missing, damaged, or not what its name says.
+func unreadable(id plumbing.Hash, err error) error {
+	return refuse("cannot read commit %s: %v: run `git fsck` in the repository, and `git fetch --unshallow` if it is a shallow clone", short(id), err)
 }
 
 func short(h plumbing.Hash) string { return h.String()[:12] }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -30,8 +31,9 @@ type remote struct {
 	transport transport.Transport
 	auth      transport.AuthMethod // nil for none
 	endpoint  *transport.Endpoint
-	dir       string     // the bare store
-	busy      sync.Mutex // one fetch at a time, also when an earlier one hangs in a server that went silent
+	dir       string        // the bare store
+	busy      sync.Mutex    // one fetch at a time, also when an earlier one hangs in a server that went silent
+	forgotten plumbing.Hash // by busy: the head for which the store was last given up
 }
 
 // fetched is what one fetch came to.
@@ -135,6 +137,19 @@ func (r *remote) held() plumbing.Hash {
 	return ref.Hash()
 }
 
+// forget has the next fetch bring the whole history anew, because the store lacks an object of it: a server left it out, or the disk lost
+// it, and would not be asked for it again. Once for each head, so that a history which cannot be had does not fetch itself over and over.
+func (r *remote) forget(head plumbing.Hash) {
+	if !r.busy.TryLock() {
+		return
+	}
+	defer r.busy.Unlock()
+	if r.forgotten != head {
+		r.forgotten = head
+		_ = openStore(r.dir).RemoveReference(heldRef)
+	}
+}
+
 // unpack keeps the pack in a file, looks through it, and only then hands it to the store.
 func (r *remote) unpack(pack io.Reader) error {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
@@ -172,6 +187,10 @@ func (r *remote) explain(err error) error {
 		return refuse("%s is not there, or this coordinator may not see it: check the URL and the deploy key or token", r.where)
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed):
 		return refuse("%s asks for a credential it accepts: give --policy-token FILE (https) or --policy-ssh-key FILE (ssh)", r.where)
+	}
+	var long *http.MaxBytesError
+	if errors.As(err, &long) {
+		return refuse("%s answers with more than %d bytes: keep the policy in a repository of its own, with few branches and tags", r.where, long.Limit)
 	}
 	if e := explainSSH(r.where, err); e != nil {
 		return e

@@ -153,6 +153,27 @@ func TestEmptyRemote(t *testing.T) {
 	refuseFetch(t, Config{Location: base + "/policy.git", Branch: "main", Path: "policy.hujson", CA: ca, Token: secret(t, []byte("s3cret"))}, "is empty")
 }
 
+// A server that names branches without end is not listened to for ever.
+func TestEndlessRefs(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
+		fmt.Fprint(w, "001e# service=git-upload-pack\n0000")
+		for i := range 2 * maxRefs / 64 {
+			line := fmt.Sprintf("%040d refs/heads/%010d\n", 1, i)
+			if i == 0 {
+				line = fmt.Sprintf("%040d refs/heads/first\x00ofs-delta\n", 1)
+			}
+			if _, err := fmt.Fprintf(w, "%04x%s", len(line)+4, line); err != nil {
+				return
+			}
+		}
+		<-t.Context().Done()
+	}))
+	t.Cleanup(srv.Close)
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	refuseFetch(t, Config{Location: srv.URL + "/policy.git", Branch: "main", Path: "policy.hujson", CA: secret(t, cert)}, "more than 16777216 bytes")
+}
+
 // overSSH runs a real sshd on a loopback port, with throw-away keys.
 func overSSH(t *testing.T) (port int, key, knownHosts string) {
 	t.Helper()

@@ -52,7 +52,7 @@ func httpsTransport(c Config) (transport.Transport, transport.AuthMethod, error)
 	}
 	client := &http.Client{
 		Timeout: maxTime,
-		Transport: &http.Transport{
+		Transport: bounded{&http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
 			DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
@@ -60,7 +60,7 @@ func httpsTransport(c Config) (transport.Transport, transport.AuthMethod, error)
 			ResponseHeaderTimeout:  maxTime,
 			MaxResponseHeaderBytes: 64 << 10,
 			ForceAttemptHTTP2:      true,
-		},
+		}},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			if len(via) > 3 || req.URL.Scheme != "https" || req.URL.Host != via[0].URL.Host {
 				return fmt.Errorf("it redirects to %s: name that in --policy-repo if it is right", req.URL.Host)
@@ -80,6 +80,22 @@ func httpsTransport(c Config) (transport.Transport, transport.AuthMethod, error)
 	}
 	// GitHub, GitLab, Gitea and Bitbucket all take an access token as the password of a basic login, whatever the user.
 	return githttp.NewClient(client), &githttp.BasicAuth{Username: "x-access-token", Password: token}, nil
+}
+
+// bounded ends an answer that is longer than it may be: go-git keeps every branch and tag that a server names.
+type bounded struct{ http.RoundTripper }
+
+func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := b.RoundTripper.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	most := int64(maxRefs)
+	if req.Method == http.MethodPost {
+		most = maxPack + maxPack/8 // the side band's frames around the pack
+	}
+	resp.Body = http.MaxBytesReader(nil, resp.Body, most)
+	return resp, nil
 }
 
 func rootsWith(file string) (*x509.CertPool, error) {

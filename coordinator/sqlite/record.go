@@ -28,19 +28,19 @@ func (t *tx) SetGeneration(g uint64) error {
 }
 
 func scanPolicy(s scanner) (p coordinator.PolicyRow, err error) {
-	err = s.Scan(&p.Text, &p.Source, &p.Commit, &p.Author, &p.Subject, stamp{&p.Committed}, stamp{&p.InForce}, &p.Generation)
+	err = s.Scan(&p.Text, &p.Source, &p.Commit, &p.Author, &p.Subject, &p.Signer, &p.SignerKey, stamp{&p.Committed}, stamp{&p.InForce}, &p.Generation)
 	return p, err
 }
 
-const policyColumns = "text, source, commit_id, author, subject, committed, in_force, generation"
+const policyColumns = "text, source, commit_id, author, subject, signer, signer_key, committed, in_force, generation"
 
 func (t *tx) Policy() (coordinator.PolicyRow, error) {
 	return get(t, scanPolicy, "SELECT "+policyColumns+" FROM policies ORDER BY generation DESC LIMIT 1")
 }
 
 func (t *tx) InsertPolicy(p coordinator.PolicyRow) error {
-	_, err := t.exec("INSERT INTO policies ("+policyColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-		notNil(p.Text), p.Source, p.Commit, p.Author, p.Subject, millis(p.Committed), millis(p.InForce), int64(p.Generation))
+	_, err := t.exec("INSERT INTO policies ("+policyColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		notNil(p.Text), p.Source, p.Commit, p.Author, p.Subject, p.Signer, p.SignerKey, millis(p.Committed), millis(p.InForce), int64(p.Generation))
 	return err
 }
 

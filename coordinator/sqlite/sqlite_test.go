@@ -16,6 +16,7 @@ import (
 
 	"github.com/alexedwards/scs/v2"
 	"github.com/google/go-cmp/cmp"
+	"github.com/pressly/goose/v3"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"picket.internal/acl"
@@ -532,4 +533,54 @@ func TestTries(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// first is the path of a database as the first version of its schema made it.
+func first(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "picket.db")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, os.DirFS("migrations"), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.UpTo(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	now, err := sql.Open("sqlite", made(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer now.Close()
+	var id string
+	if err := now.QueryRow("PRAGMA application_id").Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	raw(t, path, "PRAGMA application_id = "+id, "INSERT INTO network (one, id, generation, generation_at) VALUES (1, '"+string(network)+"', 3, 0)")
+	return path
+}
+
+// A database from before signers were kept is brought up to date, and what it holds stays.
+func TestPolicyFromBeforeSigners(t *testing.T) {
+	path := first(t)
+	raw(t, path, "INSERT INTO policies (generation, text, source, commit_id, author, subject, committed, in_force) VALUES (3, x'7b7d', 'repo', 'c0ffee', 'Ann', 'first', 1000, 2000)")
+	s := open(t, path)
+	old := coordinator.PolicyRow{Text: []byte("{}"), Source: "repo", Commit: "c0ffee", Author: "Ann", Subject: "first",
+		Committed: time.UnixMilli(1000), InForce: time.UnixMilli(2000), Generation: 3}
+	next := old
+	next.Generation, next.Signer, next.SignerKey = 4, "ann@example.com", "SHA256:abc"
+	for _, want := range []coordinator.PolicyRow{old, next} {
+		if want.Generation > 3 {
+			update(t, s, func(tx coordinator.Tx) error { return tx.InsertPolicy(want) })
+		}
+		var got coordinator.PolicyRow
+		err := s.View(t.Context(), func(tx coordinator.ReadTx) (err error) { got, err = tx.Policy(); return err })
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%v %s", err, diff)
+		}
+	}
 }

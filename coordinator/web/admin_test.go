@@ -155,6 +155,9 @@ func TestPolicyPage(t *testing.T) {
 		t.Errorf("%d numbered lines, want 6", n)
 	}
 	a.lacks(t, "not in force")
+	a.want(t, http.StatusOK, "not checked")
+	w.api.policy.Signer, w.api.policy.SignerKey = "<eve>@example.com", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+	p.get("/policy").want(t, http.StatusOK, "&lt;eve&gt;@example.com", "SHA256:47DEQpj8HBSa&#43;/TImW")
 	w.api.policy.Refused, w.api.policy.RefusedAuthor = "9988776655443322", "<Bob>"
 	w.api.policy.Errors = []string{`line 4, column 12: unknown group "group:dve"`, "line 9, column 3: <b>trailing</b> text"}
 	w.api.policy.Text = "{\r\n\t\"x\": \"</pre><script>\u202e\"\n}\n"

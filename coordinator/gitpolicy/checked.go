@@ -1,0 +1,52 @@
+package gitpolicy
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/storer"
+)
+
+// checked gives objects only when their bytes hash to the id they were asked for by. go-git believes the name of a loose object's file and
+// the index of a pack; without this check, whoever may write those files could put other text under a commit that somebody signed.
+type checked struct{ storer.EncodedObjectStorer }
+
+// EncodedObject returns a copy in memory, so that what was hashed is what is read. A missing object is plumbing.ErrObjectNotFound.
+func (c checked) EncodedObject(kind plumbing.ObjectType, id plumbing.Hash) (plumbing.EncodedObject, error) {
+	size, err := c.EncodedObjectSize(id)
+	if err != nil {
+		return nil, err
+	}
+	if size > maxObject {
+		return nil, fmt.Errorf("it has %d bytes, at most %d are read", size, maxObject)
+	}
+	o, err := c.EncodedObjectStorer.EncodedObject(kind, id)
+	if err != nil {
+		return nil, err
+	}
+	text, err := bytesOf(o)
+	if err != nil {
+		return nil, err
+	}
+	if plumbing.ComputeHash(o.Type(), text) != id {
+		return nil, fmt.Errorf("its content does not belong to its name")
+	}
+	whole := &plumbing.MemoryObject{}
+	whole.SetType(o.Type())
+	_, err = whole.Write(text)
+	return whole, err
+}
+
+func bytesOf(o plumbing.EncodedObject) ([]byte, error) {
+	r, err := o.Reader()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	text, err := io.ReadAll(io.LimitReader(r, maxObject+1))
+	if err == nil && len(text) > maxObject {
+		err = fmt.Errorf("it has more than %d bytes", maxObject)
+	}
+	return text, err
+}

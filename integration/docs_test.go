@@ -1,0 +1,63 @@
+package integration
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// entry is a line of YAML that is no text of a block: a key, with or without a value, or an item of a list.
+var entry = regexp.MustCompile(`^( *)(- )?([A-Za-z_][A-Za-z0-9_-]*:( .*)?|- .+|[^ :-].*)$`)
+
+// TestGitopsExamples looks at the shape of the CI files that docs/gitops.md offers for copying, and that they run what they must.
+func TestGitopsExamples(t *testing.T) {
+	text, err := os.ReadFile("../docs/gitops.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []string
+	for _, part := range strings.Split(string(text), "```yaml\n")[1:] {
+		block, _, _ := strings.Cut(part, "```")
+		blocks = append(blocks, block)
+	}
+	if len(blocks) != 2 {
+		t.Fatalf("%d YAML blocks, want one for GitHub and one for GitLab", len(blocks))
+	}
+	for _, b := range blocks {
+		checkYAML(t, b)
+		for _, want := range []string{"picket acl check --format ", "picket acl test policy.hujson", "picket acl diff old.hujson policy.hujson --directory directory.json --format markdown", `test "$status" = 3`} {
+			if !strings.Contains(b, want) {
+				t.Errorf("an example does not run %q", want)
+			}
+		}
+	}
+	for _, unsafe := range []string{"on: pull_request_target", "${{ github.event.pull_request.title", "${{ github.head_ref"} {
+		if strings.Contains(strings.Join(blocks, ""), unsafe) {
+			t.Errorf("an example has %q, by which a stranger runs code", unsafe)
+		}
+	}
+}
+
+// checkYAML knows the little YAML that the examples use: two spaces a level, keys, lists, and blocks of text.
+func checkYAML(t *testing.T, block string) {
+	t.Helper()
+	inText := -1 // the indentation of the line that opened a block of text
+	for line := range strings.Lines(block) {
+		line = strings.TrimRight(line, "\n")
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		switch {
+		case strings.ContainsAny(line, "\t") || line != strings.TrimRight(line, " "):
+			t.Errorf("tabs or trailing spaces: %q", line)
+		case line == "" || strings.HasPrefix(line, "#"):
+		case inText >= 0 && indent > inText:
+		default:
+			if inText = -1; strings.HasSuffix(line, " |") || strings.HasSuffix(line, " >-") {
+				inText = indent
+			}
+			if indent%2 != 0 || !entry.MatchString(line) {
+				t.Errorf("no YAML: %q", line)
+			}
+		}
+	}
+}
