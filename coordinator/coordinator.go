@@ -73,6 +73,7 @@ type Coordinator struct {
 	budgets   budgets
 	failures  *rate.Limiter // of sign-in failures in the audit log
 	policy    policyKeeper
+	asker     asker
 	bound     time.Time // no lease signed before this process started outlives it
 }
 
@@ -89,6 +90,7 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	c.hub.init()
 	c.ledger.init()
 	c.policy.init()
+	c.asker.init()
 	if err := VerifyAudit(ctx, c.store, config.Key.Public(), config.Network); err != nil {
 		return nil, err
 	}

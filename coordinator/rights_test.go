@@ -56,6 +56,7 @@ func TestRights(t *testing.T) {
 		"RevokeAuthKey": {func(a coordinator.Actor) error { return n.RevokeAuthKey(ctx, a, "none") }, "oa"},
 		"PolicyStatus":  {func(a coordinator.Actor) error { _, err := n.PolicyStatus(ctx, a); return err }, "oa"},
 		"ReloadPolicy":  {func(a coordinator.Actor) error { _, _, err := n.ReloadPolicy(ctx, a, ""); return err }, "oa"},
+		"PolicyImpact":  {func(a coordinator.Actor) error { _, err := n.PolicyImpact(ctx, a, []byte(`{}`)); return err }, "oa"},
 		"Why":           {func(a coordinator.Actor) error { _, err := n.Why(ctx, a, "his", "db:22"); return err }, "oa"},
 		"Enforced":      {func(a coordinator.Actor) error { _, err := n.Enforced(ctx, a, 1); return err }, "oam"},
 		"Audit":         {func(a coordinator.Actor) error { _, err := n.Audit(ctx, a, 1, 0); return err }, "oa"},
