@@ -46,6 +46,7 @@ type Config struct {
 	URL                       string        // as people and nodes reach it, without a trailing slash
 	Policy                    PolicySource  // nil: none; what was in force stays, and without any, nothing passes
 	PolicyPoll                time.Duration // 0: DefaultPolicyPoll
+	Breaker                   Breaker       // when a policy commit waits for confirmation
 	Lease                     time.Duration // 0: DefaultLease; at most protocol.MaxLease
 	Overlay4, Overlay6        netip.Prefix  // IPv4 of /8 to /30, IPv6 of /8 to /96
 	UserNodeLife, TagNodeLife time.Duration // 0: the defaults
@@ -74,6 +75,7 @@ type Coordinator struct {
 	failures  *rate.Limiter // of sign-in failures in the audit log
 	policy    policyKeeper
 	asker     asker
+	began     time.Time // by this process's clock
 	bound     time.Time // no lease signed before this process started outlives it
 }
 
@@ -100,7 +102,10 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	if err := c.loadReceipts(ctx); err != nil {
 		return nil, fmt.Errorf("load receipts: %w", err)
 	}
-	c.bound = c.now().Add(config.Lease)
+	c.began, c.bound = time.Now(), c.now().Add(config.Lease)
+	if config.Breaker.Off {
+		c.log.Warn("the policy breaker is off: a commit takes effect at once, however much it cuts")
+	}
 	return c, c.checkAddresses()
 }
 
@@ -147,6 +152,9 @@ func (config *Config) fill() error {
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := config.Breaker.fill(); err != nil {
+		return err
 	}
 	return config.Passwords.fill()
 }

@@ -22,7 +22,7 @@ import (
 const (
 	// askTime is how long nodes have to say which flows are live.
 	askTime = 2 * time.Second
-	// askAgain is how long a count may stand for a newer one. Nodes do not answer more often than each 100 ms.
+	// askAgain is how long a count may stand for a newer one, while the same nodes are connected. Nodes do not answer more often than each 100 ms.
 	askAgain = 250 * time.Millisecond
 	// maxTold bounds the entries of all answers together, and so what a count may cost.
 	maxTold = 1 << 20
@@ -138,7 +138,8 @@ type liveFlow struct {
 // census is the live flows of the network, each counted once.
 type census struct {
 	at        time.Time
-	flows     []liveFlow // by opener
+	here      <-chan struct{} // closed when a session comes or goes
+	flows     []liveFlow      // by opener
 	answered  map[acl.NodeID]bool
 	truncated []acl.NodeID // told a part of their flows only
 }
@@ -179,7 +180,8 @@ func (c *Coordinator) countFlows(ctx context.Context) (*census, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if last := c.asker.last; last != nil && time.Since(last.at) < askAgain {
+	here := c.hub.watch() // before the sessions are listed
+	if last := c.asker.last; last != nil && last.here == here && time.Since(last.at) < askAgain {
 		return last, nil
 	}
 	sessions := c.hub.all()
@@ -199,6 +201,7 @@ func (c *Coordinator) countFlows(ctx context.Context) (*census, error) {
 		s.giveUp(q)
 	}
 	c.asker.last = q.result()
+	c.asker.last.here = here
 	return c.asker.last, nil
 }
 
