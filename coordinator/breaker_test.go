@@ -87,7 +87,7 @@ func TestBreakerLetsThrough(t *testing.T) {
 		waits   bool
 	}{
 		"20 flows, 12 of them cut":                    {0, nil, webPolicy(`"tcp:5432"`, `"udp:22"`), true},
-		"19 flows":                                    {0, func(_ *testnet, web, _, _, _ *talker) { web.flows = web.flows[:2] }, webPolicy(`"tcp:5432"`, `"udp:22"`), false},
+		"19 flows":                                    {0, func(_ *testnet, web, _, _, _ *talker) { web.flows[0].Count-- }, webPolicy(`"tcp:5432"`, `"udp:22"`), false},
 		"exactly the share":                           {60, nil, webPolicy(`"tcp:5432"`, `"udp:22"`), false},
 		"one percent more than the share":             {59, nil, webPolicy(`"tcp:5432"`, `"udp:22"`), true},
 		"all that there is":                           {99, nil, `{}`, true},
@@ -236,7 +236,11 @@ func TestConfirmRefuses(t *testing.T) {
 	}
 
 	n.policy.set(`{"grants": []}`, idTwo) // newer than the one that was looked at
-	wantCode(t, "with a newer commit there", confirm(idOne), coordinator.CodeConflict)
+	err = confirm(idOne)
+	wantCode(t, "with a newer commit there", err, coordinator.CodeConflict)
+	if err == nil || !strings.Contains(err.Error(), "the newest policy is 222222222222 now, not 111111111111") {
+		t.Errorf("it says %v", err)
+	}
 	n.policy.set(`{"grants": []}`, idOne) // the id of the one, the text of another
 	wantCode(t, "with another text under the same id", confirm(idOne), coordinator.CodeConflict)
 	if s, _ := n.PolicyStatus(n.ctx, operator); s.Commit != "c1c1c1c1" {
@@ -247,6 +251,73 @@ func TestConfirmRefuses(t *testing.T) {
 		t.Error(err)
 	}
 	wantCode(t, "a second time", confirm(idOne), coordinator.CodeConflict)
+}
+
+// What is decided while the flows are counted, or the repository is read, is not overtaken by what was judged before it (R4).
+func TestPolicyIsCommittedAsItWasJudged(t *testing.T) {
+	wider := webPolicy(`"tcp:5432", "tcp:80", "tcp:443"`, `"tcp:22"`)
+	for name, c := range map[string]struct {
+		meanwhile func(t *testing.T, n *testnet)
+		inForce   string
+	}{
+		"the policy in force is pinned": {func(t *testing.T, n *testnet) {
+			if _, err := n.PinPolicy(n.ctx, operator, ""); err != nil {
+				t.Error(err)
+			}
+		}, "c1c1c1c1"},
+		"another policy comes into force, and is not pinned": {func(t *testing.T, n *testnet) {
+			if err := n.rollback("c0ffee0"); err != nil {
+				t.Error(err)
+			}
+			err := n.store.Update(n.ctx, func(tx coordinator.Tx) error { _, err := tx.DropPin(); return err })
+			if err != nil {
+				t.Error(err)
+			}
+		}, "c0ffee0000000000000000000000000000000001"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(t *testing.T, n *testnet) {
+				_, ci, _, _ := three(t, n)
+				synctest.Wait()
+				ci.set(func() { ci.mute = true }) // so that the count takes its 2 s
+				n.policy.set(wider, idOne)
+				done := make(chan error)
+				go func() {
+					_, _, err := n.ReloadPolicy(n.ctx, operator, "")
+					done <- err
+				}()
+				time.Sleep(time.Second)
+				c.meanwhile(t, n)
+				wantCode(t, "the load under way", <-done, coordinator.CodeConflict)
+				if s := n.status(); s.Commit != c.inForce {
+					t.Errorf("in force is %s, want %s", s.Commit, c.inForce)
+				}
+			}, armed)
+		})
+	}
+}
+
+// A confirmation under way does not take what has ceased to wait.
+func TestConfirmationIsOvertaken(t *testing.T) {
+	n := newNet(t, armed)
+	three(t, n)
+	n.waits(`{}`, idOne)
+	n.policy.hang()
+	done, unpinned := make(chan error, 1), make(chan coordinator.PolicyStatus, 1)
+	go func() { _, _, err := n.ConfirmPolicy(n.ctx, operator, idOne); done <- err }()
+	n.policy.waitHung(t)
+	if _, err := n.PinPolicy(n.ctx, operator, ""); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s, _, _ := n.UnpinPolicy(n.ctx, operator); unpinned <- s }()
+	for n.status().Pinned != nil {
+		time.Sleep(time.Millisecond) // until it is lifted; then it waits for the confirmation's fetch
+	}
+	n.policy.release()
+	wantCode(t, "the confirmation", <-done, coordinator.CodeConflict)
+	if s := <-unpinned; s.Waiting == nil || s.Commit == idOne {
+		t.Errorf("unpinned: in force %s, waiting %+v", s.Commit, s.Waiting)
+	}
 }
 
 // A newer commit is judged for itself, and takes the place of the one that waits, however it fares.
@@ -292,25 +363,26 @@ var errOffline = &coordinator.Error{Code: protocol.CodeUnavailable, Message: "th
 
 // A commit waits on, whatever becomes of the flows it would cut, and over a restart that finds no node connected.
 func TestWaitingCommitWaitsOn(t *testing.T) {
-	n := newNet(t, armed)
-	web, ci, db, db2 := three(t, n)
-	n.waits(`{}`, idOne)
-	for _, k := range []*talker{web, ci, db, db2} {
-		k.set(func() { k.flows = nil })
-	}
-	time.Sleep(300 * time.Millisecond)
-	if s := n.reload(""); s.Waiting == nil || s.Waiting.Cut != 20 || s.Commit == idOne {
-		t.Errorf("the flows ended, and it is %+v", s.Waiting)
-	}
-	n.stop()
-	n.start()
-	s := n.reload("")
-	if s.Waiting == nil || s.Waiting.ID != idOne || s.Waiting.Cut != 20 || s.Waiting.Cuts[0].Flows != 10 || s.Commit == idOne {
-		t.Errorf("after a restart: %+v, in force %s", s.Waiting, s.Commit)
-	}
-	if s, _, err := n.ConfirmPolicy(n.ctx, operator, idOne); err != nil || s.Commit != idOne {
-		t.Errorf("confirmed after a restart: %+v, %v", s, err)
-	}
+	inTime(t, func(t *testing.T, n *testnet) {
+		web, ci, db, db2 := three(t, n)
+		n.waits(`{}`, idOne)
+		for _, k := range []*talker{web, ci, db, db2} {
+			k.set(func() { k.flows = nil })
+		}
+		time.Sleep(300 * time.Millisecond)
+		if s := n.reload(""); s.Waiting == nil || s.Waiting.Cut != 20 || s.Commit == idOne {
+			t.Errorf("the flows ended, and it is %+v", s.Waiting)
+		}
+		n.stop()
+		n.start()
+		s := n.reload("")
+		if s.Waiting == nil || s.Waiting.ID != idOne || s.Waiting.Cut != 20 || s.Waiting.Cuts[0].Flows != 10 || s.Commit == idOne {
+			t.Errorf("after a restart: %+v, in force %s", s.Waiting, s.Commit)
+		}
+		if s, _, err := n.ConfirmPolicy(n.ctx, operator, idOne); err != nil || s.Commit != idOne {
+			t.Errorf("confirmed after a restart: %+v, %v", s, err)
+		}
+	}, armed)
 }
 
 // A commit found at the start is not judged before the nodes that were here have had time to come back.

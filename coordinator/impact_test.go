@@ -135,32 +135,33 @@ func three(t *testing.T, n *testnet) (web, ci, db, db2 *talker) {
 }
 
 func TestPolicyImpactCountsEachFlowOnce(t *testing.T) {
-	n := newNet(t)
-	web, _, _, _ := three(t, n)
-	got := n.impact(webPolicy(`"tcp:5432"`, `"udp:22"`))
-	want := coordinator.Impact{
-		Live: 20, Cut: 12, Concerns: "",
-		Cuts: []coordinator.CutFlows{
-			{Src: "tag:ci", Dst: "tag:db", Ports: "tcp 22", Rule: "grants[1], line 4", Flows: 10},
-			{Src: "tag:web", Dst: "tag:db", Ports: "tcp 80", Rule: "grants[0], line 3", Flows: 2},
-		},
-	}
-	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
-		t.Error(d)
-	}
-	if s := got.Cuts[0].String(); s != "tag:db <- tag:ci tcp 22 (grants[1], line 4): 10 flows" {
-		t.Error(s)
-	}
-	if got := n.impact(webPolicy(`"*"`, `"*"`)); got.Live != 20 || got.Cut != 0 || len(got.Cuts) != 0 {
-		t.Errorf("a wider policy: %+v", got)
-	}
-	time.Sleep(300 * time.Millisecond) // or the last count would stand
-	web.opens(web, 1, 5)               // with itself, which no rule allows: what is about to end is not live
-	if got := n.impact(`{}`); got.Live != 20 || got.Cut != 20 || len(got.Cuts) != 3 {
-		t.Errorf("a policy that allows nothing: %+v", got)
-	}
-	_, err := n.PolicyImpact(n.ctx, operator, []byte(`{"grunts": []}`))
-	wantCode(t, "a policy that is none", err, coordinator.CodeInvalid)
+	inTime(t, func(t *testing.T, n *testnet) {
+		web, _, _, _ := three(t, n)
+		got := n.impact(webPolicy(`"tcp:5432"`, `"udp:22"`))
+		want := coordinator.Impact{
+			Live: 20, Cut: 12, Concerns: "",
+			Cuts: []coordinator.CutFlows{
+				{Src: "tag:ci", Dst: "tag:db", Ports: "tcp 22", Rule: "grants[1], line 4", Flows: 10},
+				{Src: "tag:web", Dst: "tag:db", Ports: "tcp 80", Rule: "grants[0], line 3", Flows: 2},
+			},
+		}
+		if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+			t.Error(d)
+		}
+		if s := got.Cuts[0].String(); s != "tag:db <- tag:ci tcp 22 (grants[1], line 4): 10 flows" {
+			t.Error(s)
+		}
+		if got := n.impact(webPolicy(`"*"`, `"*"`)); got.Live != 20 || got.Cut != 0 || len(got.Cuts) != 0 {
+			t.Errorf("a wider policy: %+v", got)
+		}
+		time.Sleep(300 * time.Millisecond) // or the last count would stand
+		web.opens(web, 1, 5)               // with itself, which no rule allows: what is about to end is not live
+		if got := n.impact(`{}`); got.Live != 20 || got.Cut != 20 || len(got.Cuts) != 3 {
+			t.Errorf("a policy that allows nothing: %+v", got)
+		}
+		_, err := n.PolicyImpact(n.ctx, operator, []byte(`{"grunts": []}`))
+		wantCode(t, "a policy that is none", err, coordinator.CodeInvalid)
+	})
 }
 
 // What one node says is held against what its peers say, and nobody speaks for another.
@@ -189,6 +190,14 @@ func TestPolicyImpactOfLiars(t *testing.T) {
 			}
 			ci.mute, db.mute = true, true
 		}, 10, func(i coordinator.Impact) bool { return slices.Equal(i.Unknown, []string{"ci", "db"}) }},
+		"a node tells both ends of others' flows": {func(web, ci, db, db2 *talker) {
+			db2.spoil = func(f *protocol.Flows) {
+				a, b := ci.admitted.Addresses[0], db.admitted.Addresses[0]
+				f.Flows = append(f.Flows, protocol.FlowCount{Peer: db.node(), Out: true, Local: a, Remote: b, Proto: acl.TCP, Port: 22, Count: 1000},
+					protocol.FlowCount{Peer: ci.node(), Local: b, Remote: a, Proto: acl.TCP, Port: 22, Count: 1000})
+				f.Total += 2000
+			}
+		}, 20, nil},
 		"a node says that an address is another's": {func(web, ci, db, db2 *talker) {
 			web.spoil = func(f *protocol.Flows) { f.Flows[2].Peer = ci.node() }
 		}, 19, nil},
@@ -244,6 +253,42 @@ func (n *testnet) address6(name string) netip.Addr {
 	return v.Addresses[1]
 }
 
+// An answer with more than was asked for ends the session, and counts for nothing.
+func TestAnswerLongerThanAsked(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		web, _, _, _ := three(t, n)
+		refusal := make(chan error, 1)
+		web.set(func() {
+			web.late = func(f protocol.Flows, s *coordinator.Session) {
+				for len(f.Flows) <= protocol.MaxFlows {
+					f.Flows = append(f.Flows, f.Flows[0])
+				}
+				refusal <- s.Flows(web.n.ctx, f)
+			}
+		})
+		if got := n.impact(`{}`); got.Live != 20 || !slices.Equal(got.Unknown, []string{"web"}) {
+			t.Errorf("%+v", got)
+		}
+		wantCode(t, "the answer", <-refusal, protocol.CodeBadRequest)
+	})
+}
+
+// A node that goes away while it is asked is not waited for.
+func TestNodeGoesAwayWhileAsked(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		_, ci, _, _ := three(t, n)
+		ci.set(func() { ci.mute = true })
+		time.AfterFunc(time.Second/2, ci.gone)
+		began := time.Now()
+		if got := n.impact(`{}`); got.Live != 20 || !slices.Equal(got.Unknown, []string{"ci"}) {
+			t.Errorf("%+v", got)
+		}
+		if took := time.Since(began); took != time.Second/2 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 // A node that does not know the question, as one of an older version, delays the first count and no other; once it answers it is counted.
 func TestMuteNodesAreNotWaitedForTwice(t *testing.T) {
 	inTime(t, func(t *testing.T, n *testnet) {
@@ -290,27 +335,28 @@ func TestCountsAreShared(t *testing.T) {
 
 // A person's flows are named by the smallest group that rules name, and concern the person on however many machines.
 func TestPolicyImpactNamesPeople(t *testing.T) {
-	n := newNet(t)
-	policy := func(ports string) string {
-		return fmt.Sprintf(`{"groups": {"group:all": ["root@example.com", "bob@example.com"], "group:ops": ["root@example.com"], "group:unused": ["root@example.com"]}, %s,
+	inTime(t, func(t *testing.T, n *testnet) {
+		policy := func(ports string) string {
+			return fmt.Sprintf(`{"groups": {"group:all": ["root@example.com", "bob@example.com"], "group:ops": ["root@example.com"], "group:unused": ["root@example.com"]}, %s,
 			"grants": [{"src": ["group:all", "group:ops"], "dst": ["tag:db"], "ip": ["tcp:%s"]}]}`, threeTags, ports)
-	}
-	n.policy.set(policy("22"), "c1c1c1c1")
-	n.reload("")
-	root, bob := n.admin(), n.member("bob@example.com")
-	laptop, phone, his := n.device("laptop").join(root).talk(), n.device("phone").join(root).talk(), n.device("his").join(bob).talk()
-	db, db2 := n.device("db").joinTagged("tag:db").talk(), n.device("db2").joinTagged("tag:db").talk()
-	laptop.opens(db, 22, 1)
-	phone.opens(db2, 22, 2)
-	got := n.impact(policy("23"))
-	if got.Concerns != "root@example.com" || len(got.Cuts) != 1 || got.Cuts[0].Src != "group:ops" || got.Cut != 3 {
-		t.Errorf("%+v", got)
-	}
-	time.Sleep(300 * time.Millisecond)
-	his.opens(db, 22, 1)
-	if got = n.impact(policy("23")); got.Concerns != "" || len(got.Cuts) != 2 || got.Cuts[1].Src != "group:all" {
-		t.Errorf("%+v", got)
-	}
+		}
+		n.policy.set(policy("22"), "c1c1c1c1")
+		n.reload("")
+		root, bob := n.admin(), n.member("bob@example.com")
+		laptop, phone, his := n.device("laptop").join(root).talk(), n.device("phone").join(root).talk(), n.device("his").join(bob).talk()
+		db, db2 := n.device("db").joinTagged("tag:db").talk(), n.device("db2").joinTagged("tag:db").talk()
+		laptop.opens(db, 22, 1)
+		phone.opens(db2, 22, 2)
+		got := n.impact(policy("23"))
+		if got.Concerns != "root@example.com" || len(got.Cuts) != 1 || got.Cuts[0].Src != "group:ops" || got.Cut != 3 {
+			t.Errorf("%+v", got)
+		}
+		time.Sleep(300 * time.Millisecond)
+		his.opens(db, 22, 1)
+		if got = n.impact(policy("23")); got.Concerns != "" || len(got.Cuts) != 2 || got.Cuts[1].Src != "group:all" {
+			t.Errorf("%+v", got)
+		}
+	})
 }
 
 func TestPolicyImpactNamesEmptiedGroups(t *testing.T) {
