@@ -7,6 +7,7 @@
 // are made of, is read anew in one consistent read and swapped in (world.go); (3) the sessions are woken, at once when the change takes
 // something away, else within coalesce; (4) each session's Next computes its node's map from the newest world, and the delta to what
 // it sent before (maps.go, session.go); (5) the node answers with a signed receipt, on which Enforced waits (receipts.go).
+// A policy commit that would cut much waits before step 1 (breaker.go); an earlier policy comes back by rollback.go.
 // Should storage fail, removal and quarantine take effect from step 2 on all the same (emergency.go).
 package coordinator
 
