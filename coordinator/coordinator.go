@@ -7,6 +7,7 @@
 // are made of, is read anew in one consistent read and swapped in (world.go); (3) the sessions are woken, at once when the change takes
 // something away, else within coalesce; (4) each session's Next computes its node's map from the newest world, and the delta to what
 // it sent before (maps.go, session.go); (5) the node answers with a signed receipt, on which Enforced waits (receipts.go).
+// A policy commit that would cut much waits before step 1 (breaker.go); an earlier policy comes back by rollback.go.
 // Should storage fail, removal and quarantine take effect from step 2 on all the same (emergency.go).
 package coordinator
 
@@ -46,6 +47,7 @@ type Config struct {
 	URL                       string        // as people and nodes reach it, without a trailing slash
 	Policy                    PolicySource  // nil: none; what was in force stays, and without any, nothing passes
 	PolicyPoll                time.Duration // 0: DefaultPolicyPoll
+	Breaker                   Breaker       // when a policy commit waits for confirmation
 	Lease                     time.Duration // 0: DefaultLease; at most protocol.MaxLease
 	Overlay4, Overlay6        netip.Prefix  // IPv4 of /8 to /30, IPv6 of /8 to /96
 	UserNodeLife, TagNodeLife time.Duration // 0: the defaults
@@ -73,6 +75,8 @@ type Coordinator struct {
 	budgets   budgets
 	failures  *rate.Limiter // of sign-in failures in the audit log
 	policy    policyKeeper
+	asker     asker
+	began     time.Time // by this process's clock
 	bound     time.Time // no lease signed before this process started outlives it
 }
 
@@ -89,6 +93,7 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	c.hub.init()
 	c.ledger.init()
 	c.policy.init()
+	c.asker.init()
 	if err := VerifyAudit(ctx, c.store, config.Key.Public(), config.Network); err != nil {
 		return nil, err
 	}
@@ -98,7 +103,10 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	if err := c.loadReceipts(ctx); err != nil {
 		return nil, fmt.Errorf("load receipts: %w", err)
 	}
-	c.bound = c.now().Add(config.Lease)
+	c.began, c.bound = time.Now(), c.now().Add(config.Lease)
+	if config.Breaker.Off {
+		c.log.Warn("the policy breaker is off: a commit takes effect at once, however much it cuts")
+	}
 	return c, c.checkAddresses()
 }
 
@@ -145,6 +153,9 @@ func (config *Config) fill() error {
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := config.Breaker.fill(); err != nil {
+		return err
 	}
 	return config.Passwords.fill()
 }

@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,6 +73,13 @@ func (h *hub) get(id acl.NodeID) *Session {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.sessions[id]
+}
+
+// all lists the live sessions.
+func (h *hub) all() []*Session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Values(h.sessions))
 }
 
 // put makes s its node's session and returns the one it replaces; nil when there was none.

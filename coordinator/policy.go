@@ -56,6 +56,15 @@ type PolicyStatus struct {
 	RefusedAuthor string    `json:"refusedAuthor,omitempty"`
 	Errors        []string  `json:"errors,omitempty"`
 	ErrorSince    time.Time `json:"errorSince"`
+	PolicyControl
+}
+
+// PolicyControl is what operators decided, or are asked to decide, about the policy.
+type PolicyControl struct {
+	ID      string         `json:"id,omitempty"`      // of the policy in force: its commit, or the SHA-256 of a plain file's text
+	Newest  string         `json:"newest,omitempty"`  // of the newest that was fetched, when that is another
+	Waiting *PolicyWaiting `json:"waiting,omitempty"` // the newest, when it waits for confirmation
+	Pinned  *PolicyPin     `json:"pinned,omitempty"`  // the one in force stays, whatever is newer
 }
 
 // fetchTime bounds one Fetch.
@@ -70,6 +79,7 @@ type policyKeeper struct {
 	text    [32]byte    // by mu: SHA-256 of the text that last was parsed
 	last    *acl.Policy // by mu: that text, parsed
 	checked time.Time   // by mu
+	newest  string      // by mu: id of what was last fetched; empty before
 	refused refusal     // by mu
 }
 
@@ -123,7 +133,7 @@ func (c *Coordinator) keepPolicy(ctx context.Context) error {
 	defer poll.Stop()
 	changed := source.Changed()
 	for {
-		if _, _, err := c.loadPolicy(ctx, system, ""); err != nil && ctx.Err() == nil {
+		if _, _, err := c.loadPolicy(ctx, system, order{}); err != nil && ctx.Err() == nil {
 			c.log.Error("the policy cannot be loaded", "err", err)
 		}
 		select {
@@ -146,13 +156,27 @@ func (c *Coordinator) ReloadPolicy(ctx context.Context, a Actor, accept string) 
 		return PolicyStatus{}, Change{}, c.outward(ctx, err)
 	}
 	if c.config.Policy == nil {
-		return PolicyStatus{}, Change{}, refuse(CodeInvalid, "the coordinator was started without a policy: start it with --policy-repo or --policy-file")
+		return PolicyStatus{}, Change{}, errNoSource
 	}
-	g, summary, err := c.loadPolicy(ctx, a, accept)
+	return c.orderPolicy(ctx, a, order{accept: accept})
+}
+
+var errNoSource = refuse(CodeInvalid, "the coordinator was started without a policy: start it with --policy-repo or --policy-file")
+
+// order is what a person who loads the policy says beside it.
+type order struct {
+	accept  string   // a commit that may be taken although it rewrites history; "" none
+	confirm *HoldRow // take this one, which waits, and no other
+}
+
+// orderPolicy loads the policy for a person, who has the right to, and reports.
+func (c *Coordinator) orderPolicy(ctx context.Context, a Actor, o order) (PolicyStatus, Change, error) {
+	g, summary, err := c.loadPolicy(ctx, a, o)
 	if err != nil {
 		return PolicyStatus{}, Change{}, c.outward(ctx, err)
 	}
-	return c.policyStatus(), Change{Generation: g, Summary: summary}, nil
+	s, err := c.policyStatus(ctx)
+	return s, Change{Generation: g, Summary: summary}, c.outward(ctx, err)
 }
 
 // viewAllowed checks a right that reaches everything, in a transaction that reads.
@@ -163,9 +187,9 @@ func (c *Coordinator) viewAllowed(ctx context.Context, a Actor, r right) error {
 	})
 }
 
-// loadPolicy fetches, checks and, when it is new and good, commits. The error is storage's; what the source and the policy have against
-// them goes into the status.
-func (c *Coordinator) loadPolicy(ctx context.Context, a Actor, accept string) (uint64, string, error) {
+// loadPolicy fetches, checks and, when it is new and good, and neither a pin nor the breaker holds it back, commits. The error is storage's, or
+// a refusal of the order; what the source and the policy have against them goes into the status.
+func (c *Coordinator) loadPolicy(ctx context.Context, a Actor, o order) (uint64, string, error) {
 	c.policy.loading.Lock()
 	defer c.policy.loading.Unlock()
 	w := c.world.Load()
@@ -179,26 +203,55 @@ func (c *Coordinator) loadPolicy(ctx context.Context, a Actor, accept string) (u
 		c.policyRefused(refusal{errors: []string{err.Error()}})
 		return w.generation, "nothing new could be fetched", nil
 	}
-	c.policy.mu.Lock()
-	c.policy.checked = c.now()
-	c.policy.mu.Unlock()
-	if w.current.Generation > 0 && found.Commit == w.current.Commit && string(found.Text) == string(w.current.Text) {
-		c.policyRefused(refusal{})
-		return w.generation, "the policy in force is the newest", nil
-	}
-	if wrong := c.judge(w, found, accept); len(wrong) > 0 {
-		c.policyRefused(refusal{commit: found.Commit, author: oneLine(found.Author, 200), errors: wrong})
-		return w.generation, "the newest policy was refused", nil
-	}
-	g, err := c.commitPolicy(ctx, a, found)
+	c.policy.fetched(found, c.now())
+	m, err := c.policyMarks(ctx)
 	if err != nil {
 		return 0, "", err
 	}
+	if o.confirm != nil && !o.confirm.holds(found) {
+		c.PokePolicy() // what is newer is judged for itself
+		return 0, "", refuse(CodeConflict, "the newest policy is %s now, not %s: look at `picket-coordinator policy status`", shortCommit(found.id()), shortCommit(o.confirm.id()))
+	}
+	if w.current.Generation > 0 && found.Commit == w.current.Commit && string(found.Text) == string(w.current.Text) {
+		c.policyRefused(refusal{})
+		return w.generation, "the policy in force is the newest", c.release(ctx, a, m.hold, "the policy in force is the newest again")
+	}
+	return c.takePolicy(ctx, a, w, found, m, o)
+}
+
+// takePolicy puts found, which is newer than the policy of w, in force, unless something stands against it. The caller holds loading.
+func (c *Coordinator) takePolicy(ctx context.Context, a Actor, w *world, found PolicyText, m marks, o order) (uint64, string, error) {
+	if m.hold.holds(found) && m.hold.Accepted {
+		o.accept = found.Commit // it has been, and waits for another reason
+	}
+	if wrong := c.judge(w, found, o.accept); len(wrong) > 0 {
+		c.policyRefused(refusal{commit: found.Commit, author: oneLine(found.Author, 200), errors: wrong})
+		return w.generation, "the newest policy was refused", c.release(ctx, a, m.hold, "a newer one was refused")
+	}
 	c.policyRefused(refusal{})
+	if m.pin != nil {
+		return w.generation, "the policy in force is pinned; the newest, " + shortCommit(found.id()) + ", is not taken", nil
+	}
+	if o.confirm == nil {
+		if wait, err := c.withhold(ctx, a, w, found, m, o); err != nil || wait {
+			return w.generation, "policy " + shortCommit(found.id()) + " waits for confirmation", err
+		}
+	}
+	g, err := c.commitPolicy(ctx, a, w, found, o)
+	if err != nil {
+		return 0, "", err
+	}
 	if found.Commit == "" {
 		return g, "the policy file is in force", nil
 	}
 	return g, "policy " + shortCommit(found.Commit) + " is in force", nil
+}
+
+// fetched notes what a fetch brought.
+func (k *policyKeeper) fetched(found PolicyText, at time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.checked, k.newest = at, found.id()
 }
 
 // judge says what stands against a policy: a missing signature, rewritten history, mistakes, and its own tests. Nothing, when it may come into
@@ -272,25 +325,27 @@ func (c *Coordinator) policyRefused(r refusal) {
 	c.policy.refused = r
 }
 
-// commitPolicy puts a policy in force: text, author, commit id and audit record in one transaction, with the next generation.
-func (c *Coordinator) commitPolicy(ctx context.Context, a Actor, found PolicyText) (uint64, error) {
+// commitPolicy puts a policy in force: text, author, commit id and audit record in one transaction, with the next generation. It is refused
+// when the policy in force is not that of w any more, by which found was judged, or was pinned meanwhile (R4).
+func (c *Coordinator) commitPolicy(ctx context.Context, a Actor, w *world, found PolicyText, o order) (uint64, error) {
 	return c.update(ctx, a, func(ch *change) error {
 		if a.Kind != ActorSystem {
 			if err := ch.allowed(rightLoadPolicy); err != nil {
 				return err
 			}
 		}
-		g, _, err := ch.Generation()
-		if err != nil {
+		if err := ch.mayCommit(w, found, o); err != nil {
 			return err
 		}
-		ch.narrow()
+		if o.confirm != nil {
+			ch.record("policy.confirm", found.id(), c.config.Breaker.words(o.confirm.Impact))
+		}
 		subject, author := oneLine(found.Subject, 200), oneLine(found.Author, 200)
 		signer, key := oneLine(found.Signer, 300), oneLine(found.SignerKey, 100)
 		ch.record("policy.commit", found.Commit, strings.Trim(author+": "+subject, ": ")+signedBy(signer, key))
-		return ch.InsertPolicy(PolicyRow{
+		return ch.enforcePolicy(PolicyRow{
 			Text: found.Text, Source: c.config.Policy.String(), Commit: found.Commit, Author: author, Subject: subject, Signer: signer, SignerKey: key,
-			Committed: found.Time, InForce: ch.Now(), Generation: max(g, c.emergency.floor()) + 1,
+			Committed: found.Time,
 		})
 	})
 }
@@ -303,6 +358,50 @@ func signedBy(signer, key string) string {
 	return " (signed by " + signer + ", key " + key + ")"
 }
 
+// mayCommit holds what found was judged by against what is there now.
+func (ch *change) mayCommit(w *world, found PolicyText, o order) error {
+	current, err := ch.Policy()
+	if err != nil && !errors.Is(err, ErrNoRow) {
+		return err
+	}
+	m, err := readMarks(ch)
+	switch {
+	case err != nil:
+		return err
+	case m.pin != nil:
+		return refuse(CodeConflict, "the policy in force was pinned meanwhile")
+	case current.Generation != w.current.Generation:
+		ch.c.PokePolicy()
+		return refuse(CodeConflict, "another policy came into force meanwhile: this one is judged anew")
+	case o.confirm != nil && !m.hold.holds(found):
+		return refuse(CodeConflict, "the policy does not wait for confirmation any more")
+	}
+	return nil
+}
+
+// keptPolicies and keptTexts (in bytes) bound the history of policies, for rollback.
+const (
+	keptPolicies = 1000
+	keptTexts    = 64 << 20
+)
+
+// enforcePolicy puts p in force with the next generation. Nothing waits for confirmation any more: it would be judged by another policy.
+func (ch *change) enforcePolicy(p PolicyRow) error {
+	g, _, err := ch.Generation()
+	if err != nil {
+		return err
+	}
+	ch.narrow()
+	if _, err := ch.DropHold(); err != nil {
+		return err
+	}
+	p.InForce, p.Generation, p.By = ch.Now(), max(g, ch.c.emergency.floor())+1, ch.actor.String()
+	if err := ch.InsertPolicy(p); err != nil {
+		return err
+	}
+	return ch.PrunePolicies(keptPolicies, keptTexts)
+}
+
 // shortCommit is a commit's id as people write it; empty for a plain file.
 func shortCommit(id string) string { return oneLine(id[:min(len(id), 12)], 12) }
 
@@ -311,10 +410,15 @@ func (c *Coordinator) PolicyStatus(ctx context.Context, a Actor) (PolicyStatus, 
 	if err := c.viewAllowed(ctx, a, rightReadPolicy); err != nil {
 		return PolicyStatus{}, c.outward(ctx, err)
 	}
-	return c.policyStatus(), nil
+	s, err := c.policyStatus(ctx)
+	return s, c.outward(ctx, err)
 }
 
-func (c *Coordinator) policyStatus() PolicyStatus {
+func (c *Coordinator) policyStatus(ctx context.Context) (PolicyStatus, error) {
+	m, err := c.policyMarks(ctx)
+	if err != nil {
+		return PolicyStatus{}, err
+	}
 	w := c.world.Load()
 	s := PolicyStatus{
 		Source: w.current.Source, Commit: w.current.Commit, Author: w.current.Author, Subject: w.current.Subject,
@@ -338,5 +442,23 @@ func (c *Coordinator) policyStatus() PolicyStatus {
 	s.Checked = c.policy.checked
 	s.Refused, s.RefusedAuthor = c.policy.refused.commit, c.policy.refused.author
 	s.Errors, s.ErrorSince = c.policy.refused.errors, c.policy.refused.since
-	return s
+	s.PolicyControl = c.policyControl(w, m, c.policy.newest)
+	return s, nil
+}
+
+func (c *Coordinator) policyControl(w *world, m marks, newest string) PolicyControl {
+	p := PolicyControl{ID: w.current.id()}
+	if newest != p.ID {
+		p.Newest = newest
+	}
+	if h := m.hold; h != nil {
+		p.Waiting = &PolicyWaiting{
+			ID: h.id(), Commit: h.Commit, Author: h.Author, Subject: h.Subject, Since: h.Since, Limit: c.config.Breaker.Percent,
+			Why: c.config.Breaker.words(h.Impact), Impact: h.Impact,
+		}
+	}
+	if m.pin != nil {
+		p.Pinned = &PolicyPin{By: m.pin.By, Since: m.pin.Since}
+	}
+	return p
 }

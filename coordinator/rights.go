@@ -23,6 +23,7 @@ const (
 	rightAuthKeys       right = "manage auth keys"
 	rightReadPolicy     right = "read the policy"
 	rightLoadPolicy     right = "load the policy"
+	rightReadFlows      right = "see which flows are live"
 	rightAskWhy         right = "ask about others' flows"
 	rightEnforcement    right = "see which nodes enforce a change"
 	rightReadAudit      right = "read the audit log"
@@ -51,6 +52,7 @@ var rights = map[right]row{
 	rightAuthKeys:       {all, all, none},
 	rightReadPolicy:     {all, all, none},
 	rightLoadPolicy:     {all, all, none},
+	rightReadFlows:      {all, all, none},
 	rightAskWhy:         {all, all, none},
 	rightEnforcement:    {all, all, own},
 	rightReadAudit:      {all, all, none},

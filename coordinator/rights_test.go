@@ -52,16 +52,22 @@ func TestRights(t *testing.T) {
 			_, _, err := n.CreateAuthKey(ctx, a, coordinator.NewAuthKey{Tags: []string{"tag:db"}})
 			return err
 		}, "oa"},
-		"AuthKeys":      {func(a coordinator.Actor) error { _, err := n.AuthKeys(ctx, a); return err }, "oa"},
-		"RevokeAuthKey": {func(a coordinator.Actor) error { return n.RevokeAuthKey(ctx, a, "none") }, "oa"},
-		"PolicyStatus":  {func(a coordinator.Actor) error { _, err := n.PolicyStatus(ctx, a); return err }, "oa"},
-		"ReloadPolicy":  {func(a coordinator.Actor) error { _, _, err := n.ReloadPolicy(ctx, a, ""); return err }, "oa"},
-		"Why":           {func(a coordinator.Actor) error { _, err := n.Why(ctx, a, "his", "db:22"); return err }, "oa"},
-		"Enforced":      {func(a coordinator.Actor) error { _, err := n.Enforced(ctx, a, 1); return err }, "oam"},
-		"Audit":         {func(a coordinator.Actor) error { _, err := n.Audit(ctx, a, 1, 0); return err }, "oa"},
-		"Ticket":        {func(a coordinator.Actor) error { _, err := n.Ticket(ctx, a, "none"); return err }, "am"},
-		"Approve":       {func(a coordinator.Actor) error { _, err := n.Approve(ctx, a, "none", "x"); return err }, "am"},
-		"DenyTicket":    {func(a coordinator.Actor) error { return n.DenyTicket(ctx, a, "none") }, "am"},
+		"AuthKeys":       {func(a coordinator.Actor) error { _, err := n.AuthKeys(ctx, a); return err }, "oa"},
+		"RevokeAuthKey":  {func(a coordinator.Actor) error { return n.RevokeAuthKey(ctx, a, "none") }, "oa"},
+		"PolicyStatus":   {func(a coordinator.Actor) error { _, err := n.PolicyStatus(ctx, a); return err }, "oa"},
+		"ReloadPolicy":   {func(a coordinator.Actor) error { _, _, err := n.ReloadPolicy(ctx, a, ""); return err }, "oa"},
+		"PolicyImpact":   {func(a coordinator.Actor) error { _, err := n.PolicyImpact(ctx, a, []byte(`{}`)); return err }, "oa"},
+		"ConfirmPolicy":  {func(a coordinator.Actor) error { _, _, err := n.ConfirmPolicy(ctx, a, "1111111"); return err }, "oa"},
+		"PolicyHistory":  {func(a coordinator.Actor) error { _, err := n.PolicyHistory(ctx, a); return err }, "oa"},
+		"RollbackPolicy": {func(a coordinator.Actor) error { _, err := n.RollbackPolicy(ctx, a, "1111111"); return err }, "oa"},
+		"PinPolicy":      {func(a coordinator.Actor) error { _, err := n.PinPolicy(ctx, a, "1111111"); return err }, "oa"},
+		"UnpinPolicy":    {func(a coordinator.Actor) error { _, _, err := n.UnpinPolicy(ctx, a); return err }, "oa"},
+		"Why":            {func(a coordinator.Actor) error { _, err := n.Why(ctx, a, "his", "db:22"); return err }, "oa"},
+		"Enforced":       {func(a coordinator.Actor) error { _, err := n.Enforced(ctx, a, 1); return err }, "oam"},
+		"Audit":          {func(a coordinator.Actor) error { _, err := n.Audit(ctx, a, 1, 0); return err }, "oa"},
+		"Ticket":         {func(a coordinator.Actor) error { _, err := n.Ticket(ctx, a, "none"); return err }, "am"},
+		"Approve":        {func(a coordinator.Actor) error { _, err := n.Approve(ctx, a, "none", "x"); return err }, "am"},
+		"DenyTicket":     {func(a coordinator.Actor) error { return n.DenyTicket(ctx, a, "none") }, "am"},
 	}
 	letters := map[string]string{"the operator": "o", "an admin": "a", "a member": "m"}
 	for method, m := range methods {

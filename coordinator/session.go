@@ -34,6 +34,7 @@ type Session struct {
 	digests   map[uint64]string       // of the maps sent, by generation, for receipts
 	newest    uint64                  // the newest of them
 	leaseEnds time.Time               // of the last header sent
+	asked     asked
 }
 
 // sent is what the node holds, and when it was last spoken to.
@@ -197,6 +198,9 @@ func (s *Session) end(why *Error) bool {
 		return false
 	}
 	s.over = why
+	if q := s.asked.question; q != nil {
+		q.leave(s.node)
+	}
 	s.poke()
 	return true
 }

@@ -235,14 +235,42 @@ type PolicyRow struct {
 	Committed  time.Time
 	InForce    time.Time
 	Generation uint64 // of the change that put it in force
+	By         string // who put it in force; empty when that was not noted yet
+}
+
+// HoldRow is a policy that waits for confirmation. It is known by its content, so that no other is taken in its place.
+type HoldRow struct {
+	Sum      [32]byte // SHA-256 of the text
+	Commit   string
+	Author   string
+	Subject  string
+	Since    time.Time
+	Accepted bool // it rewrites history, and an operator accepted that
+	Impact   Impact
+}
+
+// PinRow says that the policy in force is to stay.
+type PinRow struct {
+	By    string
+	Since time.Time
 }
 
 type policyReader interface {
 	Policy() (PolicyRow, error) // the newest; ErrNoRow when there never was one
+	// PolicyScan calls fn, which must not use the transaction, with each policy that was in force, newest first, until fn returns an error.
+	PolicyScan(fn func(PolicyRow) error) error
+	Hold() (HoldRow, error) // ErrNoRow when none waits
+	Pin() (PinRow, error)   // ErrNoRow when there is none
 }
 
 type policyWriter interface {
 	InsertPolicy(PolicyRow) error
+	// PrunePolicies forgets all but the newest rows, and those whose texts, with all newer ones, exceed size bytes; never the newest.
+	PrunePolicies(rows int, size int64) error
+	SetHold(HoldRow) error   // replaces
+	DropHold() (bool, error) // false when none waited
+	SetPin(PinRow) error     // replaces
+	DropPin() (bool, error)  // false when there was none
 }
 
 type auditReader interface {

@@ -52,6 +52,35 @@ type testPolicy struct {
 	err     error
 	fetches atomic.Int32
 	changed chan struct{}
+	hung    chan struct{} // by mu: not nil makes Fetch wait until it is closed
+	hanging chan struct{} // by mu: gets a value from each Fetch that waits
+}
+
+// hang makes each Fetch from now on wait until release.
+func (p *testPolicy) hang() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hung, p.hanging = make(chan struct{}), make(chan struct{}, 10)
+}
+
+func (p *testPolicy) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.hung)
+	p.hung = nil
+}
+
+// waitHung waits until a Fetch hangs.
+func (p *testPolicy) waitHung(t *testing.T) {
+	t.Helper()
+	p.mu.Lock()
+	hanging := p.hanging
+	p.mu.Unlock()
+	select {
+	case <-hanging:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing is fetched")
+	}
 }
 
 func (p *testPolicy) set(text, commit string) {
@@ -60,8 +89,20 @@ func (p *testPolicy) set(text, commit string) {
 	p.found = coordinator.PolicyText{Text: []byte(text), Commit: commit, Author: "Ann <ann@example.com>", Subject: "change who may what", Time: time.Now()}
 }
 
-func (p *testPolicy) Fetch(context.Context, string) (coordinator.PolicyText, error) {
+func (p *testPolicy) Fetch(ctx context.Context, _ string) (coordinator.PolicyText, error) {
 	p.fetches.Add(1)
+	p.mu.Lock()
+	hung := p.hung
+	if hung != nil {
+		p.hanging <- struct{}{}
+	}
+	p.mu.Unlock()
+	if hung != nil {
+		select {
+		case <-hung:
+		case <-ctx.Done():
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.found, p.err
@@ -128,7 +169,8 @@ func newNet(t *testing.T, adjust ...func(*coordinator.Config)) *testnet {
 		Key: key.NewCoordinator(), Network: testNetwork, Salt: bytes.Repeat([]byte{7}, 32), URL: "https://picket.example",
 		Overlay4: netip.MustParsePrefix("100.64.0.0/10"), Overlay6: netip.MustParsePrefix("fd7a:1:2::/48"),
 		Policy: n.policy, Passwords: coordinator.PasswordCost{Memory: 8, Passes: 1},
-		Logger: slog.New(slog.NewTextHandler(n.log, nil)),
+		Breaker: coordinator.Breaker{Off: true}, // the fake nodes do not answer by themselves
+		Logger:  slog.New(slog.NewTextHandler(n.log, nil)),
 	}
 	for _, f := range adjust {
 		f(&n.config)

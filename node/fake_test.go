@@ -37,6 +37,7 @@ type fakeOverlay struct {
 	closed  bool
 	kill    chan error
 	echoErr error
+	census  filter.Census
 }
 
 func (o *fakeOverlay) Run(ctx context.Context) error {
@@ -75,6 +76,11 @@ func (o *fakeOverlay) Apply(s wgtun.State) (wgtun.Applied, error) {
 }
 func (o *fakeOverlay) Hint(n acl.NodeID, a []netip.AddrPort) { o.hints[n] = a }
 func (o *fakeOverlay) Stats() wgtun.Stats                    { return wgtun.Stats{Port: 41641} }
+func (o *fakeOverlay) Census(limit int) filter.Census {
+	c := o.census
+	c.Counts = c.Counts[:min(limit, len(c.Counts))]
+	return c
+}
 func (o *fakeOverlay) Ping(ctx context.Context, _ acl.NodeID) (time.Duration, netip.AddrPort, error) {
 	return time.Millisecond, netip.MustParseAddrPort("192.0.2.9:41641"), nil
 }
@@ -108,6 +114,7 @@ type fakeSession struct {
 	mu        sync.Mutex
 	reports   []protocol.Report
 	receipts  []protocol.Receipt
+	flows     []protocol.Flows
 	resyncs   int
 	logoutErr error
 	ended     bool
@@ -131,6 +138,7 @@ func (s *fakeSession) Receipt(r protocol.Receipt) {
 	s.receipts = append(s.receipts, r)
 	s.mu.Unlock()
 }
+func (s *fakeSession) Flows(f protocol.Flows)       { s.flows = append(s.flows, f) }
 func (s *fakeSession) Resync()                      { s.resyncs++ }
 func (s *fakeSession) Logout(context.Context) error { return s.logoutErr }
 

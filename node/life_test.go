@@ -15,8 +15,53 @@ import (
 	"picket.internal/coordinator/protocol"
 	"picket.internal/node/control"
 	"picket.internal/node/localapi"
+	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
 )
+
+// TestAskFlows: the coordinator's question is answered from the tunnel, bounded as it asks, and not more often than each 100 ms.
+func TestAskFlows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.join()
+		ask := func(id uint64, max int) protocol.Flows {
+			t.Helper()
+			before := len(w.session().flows)
+			w.handler().OnAskFlows(protocol.AskFlows{Ask: id, Max: max})
+			if len(w.session().flows) == before {
+				return protocol.Flows{}
+			}
+			return w.session().flows[before]
+		}
+		w.overlay().census = filter.Census{Total: 9, Counts: []filter.FlowCount{
+			{Peer: "p1", Local: addrs("100.64.0.1")[0], Remote: addrs("100.64.0.2")[0], Out: true, Proto: acl.TCP, Port: 22, Count: 4},
+			{Peer: "p1", Local: addrs("100.64.0.1")[0], Remote: addrs("100.64.0.2")[0], Proto: acl.UDP, Port: 53, Count: 5},
+		}}
+		got := ask(7, 10)
+		want := protocol.Flows{Ask: 7, Total: 9, Flows: []protocol.FlowCount{
+			{Peer: "p1", Local: addrs("100.64.0.1")[0], Remote: addrs("100.64.0.2")[0], Out: true, Proto: acl.TCP, Port: 22, Count: 4},
+			{Peer: "p1", Local: addrs("100.64.0.1")[0], Remote: addrs("100.64.0.2")[0], Proto: acl.UDP, Port: 53, Count: 5},
+		}}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("got %+v", got)
+		}
+		if got := ask(8, 10); got.Ask != 0 {
+			t.Errorf("asked twice at once, it answered %+v", got)
+		}
+		time.Sleep(askEvery)
+		if got := ask(9, 1); got.Ask != 9 || len(got.Flows) != 1 || !got.Truncated || got.Total != 9 {
+			t.Errorf("asked for one entry: %+v", got)
+		}
+		if err := w.api().Down(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		time.Sleep(askEvery)
+		if got := ask(10, 10); got.Ask != 10 || got.Total != 0 {
+			t.Errorf("without a tunnel: %+v", got)
+		}
+	})
+}
 
 func TestLease_lapsesAndComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -26,6 +26,8 @@ type overlay interface {
 	Apply(wgtun.State) (wgtun.Applied, error)
 	Hint(acl.NodeID, []netip.AddrPort)
 	Stats() wgtun.Stats
+	// Census sums the live flows up; it waits for nothing.
+	Census(limit int) filter.Census
 	// Ping probes the path to a peer.
 	Ping(context.Context, acl.NodeID) (time.Duration, netip.AddrPort, error)
 	// Echo sends an ICMP echo from the own address through the tunnel and waits for its answer.

@@ -27,6 +27,7 @@ type session interface {
 	Retry()
 	SetReport(protocol.Report)
 	Receipt(protocol.Receipt)
+	Flows(protocol.Flows)
 	Resync()
 	Logout(ctx context.Context) error
 }
@@ -45,7 +46,7 @@ func (n *Node) startSession(ctx context.Context) {
 	}
 	sctx, stop := context.WithCancel(ctx)
 	r := &running{stop: stop, done: make(chan struct{})}
-	h := &handler{n, r, ctx, sctx}
+	h := &handler{n: n, r: r, run: ctx, ctx: sctx}
 	certificate, err := n.id.certificate(n.clock.now())
 	n.noteSave(err)
 	n.contact.endpoints = n.endpoints()
@@ -120,6 +121,8 @@ type handler struct {
 	r   *running
 	run context.Context // of the agent
 	ctx context.Context // of the session
+
+	answered time.Time // owned by the session's receiver: when it last answered OnAskFlows
 }
 
 func (h *handler) do(f func()) {
@@ -204,6 +207,34 @@ func (n *Node) takeHints(hints protocol.Hints) {
 			n.overlay.overlay.Hint(hint.Node, n.candidates(hint))
 		}
 	}
+}
+
+// askEvery is the least time between two answers to OnAskFlows: each walks the whole flow table.
+const askEvery = 100 * time.Millisecond
+
+// OnAskFlows answers from the tunnel itself: what Run may be waiting for does not delay it.
+func (h *handler) OnAskFlows(a protocol.AskFlows) {
+	if time.Since(h.answered) < askEvery {
+		return
+	}
+	h.answered = time.Now()
+	h.r.session.Flows(h.n.view.Load().flows(a))
+}
+
+// flows is the answer; without a tunnel there are none.
+func (v *view) flows(a protocol.AskFlows) protocol.Flows {
+	f := protocol.Flows{Ask: a.Ask, Flows: []protocol.FlowCount{}}
+	if v.overlay == nil {
+		return f
+	}
+	c := v.overlay.Census(min(a.Max, protocol.MaxFlows))
+	f.Total, f.Truncated = uint64(c.Total), c.Truncated()
+	for _, n := range c.Counts {
+		f.Flows = append(f.Flows, protocol.FlowCount{
+			Peer: n.Peer, Out: n.Out, Local: n.Local, Remote: n.Remote, Proto: n.Proto, Port: n.Port, Count: uint64(n.Count),
+		})
+	}
+	return f
 }
 
 // OnProblem takes the coordinator's refusal. Only what trying again cannot mend ends the session.

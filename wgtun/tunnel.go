@@ -238,6 +238,9 @@ func (t *Tunnel) Extend(notAfter time.Time) {
 // Flows lists the live flows.
 func (t *Tunnel) Flows() []filter.Flow { return t.filter.Flows() }
 
+// Census sums the live flows up, with at most limit entries; it waits for nothing that Apply does.
+func (t *Tunnel) Census(limit int) filter.Census { return t.filter.Census(limit) }
+
 // TakeEvidence returns what peers sent that they would not have sent by the rules, one entry a peer, and forgets it.
 func (t *Tunnel) TakeEvidence() []filter.Evidence { return t.filter.TakeEvidence() }
 

@@ -8,12 +8,14 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"picket.internal/cmd/internal/cliflags"
+	"picket.internal/coordinator"
 	"picket.internal/coordinator/clientaddr"
 )
 
@@ -55,6 +57,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "policy-known-hosts", Usage: "`FILE` with the host key of a ssh:// repository's server"},
 		&cli.StringFlag{Name: "policy-signers", Usage: "take only commits signed by somebody in this `FILE` of allowed signers (ssh-keygen(1)), with --policy-repo"},
 		&cli.DurationFlag{Name: "policy-poll", Value: 30 * time.Second, Usage: "look for a newer policy every `TIME`"},
+		&cli.StringFlag{Name: "policy-breaker", Value: strconv.Itoa(coordinator.DefaultBreakerPercent) + "%", Usage: "a commit that would cut more than this `SHARE` of the live flows waits for `policy confirm`, as does one that empties a group; off: none waits"},
 		&cli.StringFlag{Name: "webhook-secret", Usage: "`FILE` with the secret of the Git host's webhook, which goes to URL/picket/v1/webhook"},
 		&cli.StringFlag{Name: "addresses4", Value: "100.64.0.0/10", Usage: "overlay IPv4 `RANGE`; it can only grow once nodes have addresses from it"},
 		&cli.StringFlag{Name: "addresses6", Value: "fd70:696b:6574::/48", Usage: "overlay IPv6 `RANGE`"},
@@ -87,6 +90,7 @@ type policySettings struct {
 	token, ca, sshKey, knownHosts string
 	signers                       string
 	poll                          time.Duration
+	breaker                       coordinator.Breaker
 }
 
 func serveAction(c *cli.Context) error {
@@ -117,6 +121,7 @@ func readSettings(c *cli.Context) (settings, error) {
 		func() error { s.url, err = readURL(c.String("url"), s.listen); return err },
 		func() error { return s.tls.check() },
 		func() error { return s.policy.check() },
+		func() error { s.policy.breaker, err = readBreaker(c.String("policy-breaker")); return err },
 		func() error { s.webhookSecret, err = readWebhookSecret(c.String("webhook-secret")); return err },
 		func() error { s.overlay4, err = readRange("--addresses4", c.String("addresses4"), true); return err },
 		func() error { s.overlay6, err = readRange("--addresses6", c.String("addresses6"), false); return err },
@@ -196,6 +201,19 @@ func (p policySettings) check() error {
 		return &usageError{"--policy-signers goes with --policy-repo: signatures are on commits"}
 	}
 	return nil
+}
+
+// readBreaker reads "25%" or "off".
+func readBreaker(text string) (coordinator.Breaker, error) {
+	if text == "off" {
+		return coordinator.Breaker{Off: true}, nil
+	}
+	digits, ok := strings.CutSuffix(text, "%")
+	n, err := strconv.Atoi(digits)
+	if !ok || err != nil || strconv.Itoa(n) != digits || n < 1 || n > 100 {
+		return coordinator.Breaker{}, &usageError{fmt.Sprintf("--policy-breaker %q is no share: write one from 1%% to 100%%, such as 25%%, or off", text)}
+	}
+	return coordinator.Breaker{Percent: n}, nil
 }
 
 // readWebhookSecret reads the secret from its file; nil without one.

@@ -131,6 +131,9 @@ func (s *fakeSession) Receipt(_ context.Context, r protocol.Receipt) error {
 func (s *fakeSession) Evidence(_ context.Context, e protocol.Evidence) error {
 	return s.hear(protocol.TypeEvidence, e)
 }
+func (s *fakeSession) Flows(_ context.Context, f protocol.Flows) error {
+	return s.hear(protocol.TypeFlows, f)
+}
 func (s *fakeSession) Resync() { _ = s.hear(protocol.TypeResync, protocol.Resync{}) }
 func (s *fakeSession) Logout(context.Context) error {
 	return s.hear(protocol.TypeLogout, protocol.Logout{})

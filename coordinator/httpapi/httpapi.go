@@ -40,6 +40,7 @@ type Session interface {
 	Report(ctx context.Context, r protocol.Report) error
 	Receipt(ctx context.Context, r protocol.Receipt) error
 	Evidence(ctx context.Context, e protocol.Evidence) error
+	Flows(ctx context.Context, f protocol.Flows) error
 	Resync()
 	Logout(ctx context.Context) error
 	Close()

@@ -204,6 +204,8 @@ func dispatch(ctx context.Context, s Session, m protocol.Message) error {
 		return s.Receipt(ctx, b)
 	case protocol.Evidence:
 		return s.Evidence(ctx, b)
+	case protocol.Flows:
+		return s.Flows(ctx, b)
 	case protocol.Resync:
 		s.Resync()
 	case protocol.Logout:

@@ -175,6 +175,7 @@ func TestSessionCarriesBothWays(t *testing.T) {
 		{Type: protocol.TypeReport, Body: testReport},
 		{Type: protocol.TypeReceipt, Body: protocol.Receipt{Generation: 1, Digest: make([]byte, 32), Signature: make([]byte, 64)}},
 		{Type: protocol.TypeEvidence, Body: protocol.Evidence{Kind: "egress-bypass", Peer: "n2", Count: 1}},
+		{Type: protocol.TypeFlows, Body: protocol.Flows{Ask: 1, Total: 3, Truncated: true}},
 		{Type: protocol.TypeResync, Body: protocol.Resync{}},
 		{Type: protocol.TypeLogout, Body: protocol.Logout{}},
 	}

@@ -41,14 +41,20 @@ var (
 
 // Calls about policy, its enforcement, and the audit log.
 var (
-	PolicyStatus = Call[None, coordinator.PolicyStatus]{"policy.status"}
-	PolicyReload = Call[Reload, Reloaded]{"policy.reload"}
-	PolicyWhy    = Call[WhyFlow, coordinator.WhyAnswer]{"policy.why"}
-	Enforced     = Call[Await, coordinator.Enforcement]{"enforced"}
-	AuditList    = Call[Page, []coordinator.AuditRecord]{"audit.list"}
+	PolicyStatus   = Call[None, coordinator.PolicyStatus]{"policy.status"}
+	PolicyReload   = Call[Reload, Reloaded]{"policy.reload"}
+	PolicyConfirm  = Call[Ref, Reloaded]{"policy.confirm"}
+	PolicyRollback = Call[Ref, coordinator.Change]{"policy.rollback"}
+	PolicyPin      = Call[Ref, coordinator.Change]{"policy.pin"}
+	PolicyUnpin    = Call[None, Reloaded]{"policy.unpin"}
+	PolicyList     = Call[None, []coordinator.PolicyVersion]{"policy.list"}
+	PolicyImpact   = Call[PolicyText, coordinator.Impact]{"policy.impact"}
+	PolicyWhy      = Call[WhyFlow, coordinator.WhyAnswer]{"policy.why"}
+	Enforced       = Call[Await, coordinator.Enforcement]{"enforced"}
+	AuditList      = Call[Page, []coordinator.AuditRecord]{"audit.list"}
 )
 
-// Ref names a node (name or id), a user (login) or a key (id).
+// Ref names a node (name or id), a user (login), a key (id) or a policy (commit, or the first 7 digits of it at least).
 type Ref struct {
 	Ref string `json:"ref"`
 }
@@ -96,7 +102,12 @@ type Reload struct {
 	Accept string `json:"accept,omitempty"`
 }
 
-// Reloaded is what came of a Reload; Change.Generation is 0 when nothing changed.
+// PolicyText is a policy to be judged by the live flows, without putting it in force.
+type PolicyText struct {
+	Text []byte `json:"text"`
+}
+
+// Reloaded is what came of a Reload, or of what fetches as well; Change.Generation is the one in force when nothing changed.
 type Reloaded struct {
 	Status coordinator.PolicyStatus `json:"status"`
 	Change coordinator.Change       `json:"change"`

@@ -83,6 +83,21 @@ func TestCall(t *testing.T) {
 	}
 }
 
+func (f *fake) PolicyImpact(_ context.Context, _ coordinator.Actor, text []byte) (coordinator.Impact, error) {
+	return coordinator.Impact{Live: len(text)}, f.err
+}
+
+// A whole policy fits the one call that takes one, and no more.
+func TestPolicyFitsItsCall(t *testing.T) {
+	client := NewClient(served(t, &fake{}))
+	if i, err := PolicyImpact.Do(t.Context(), client, PolicyText{Text: make([]byte, 1<<20)}); err != nil || i.Live != 1<<20 {
+		t.Errorf("1 MiB: %+v, %v", i, err)
+	}
+	if _, err := PolicyImpact.Do(t.Context(), client, PolicyText{Text: make([]byte, 2<<20)}); err == nil {
+		t.Error("2 MiB were read")
+	}
+}
+
 func TestRefusalKeepsItsCode(t *testing.T) {
 	api := &fake{err: &coordinator.Error{Code: coordinator.CodeNotFound, Message: "no node x"}}
 	_, err := NodesList.Do(t.Context(), NewClient(served(t, api)), None{})

@@ -14,8 +14,11 @@ import (
 	"picket.internal/coordinator/protocol"
 )
 
-// maxRequest bounds a call's body, in bytes.
-const maxRequest = 64 << 10
+// maxRequest bounds a call's body, in bytes; maxPolicyRequest that of a call with a policy, of at most 1 MiB, in base64.
+const (
+	maxRequest       = 64 << 10
+	maxPolicyRequest = 3 << 20 / 2
+)
 
 // maxAwait bounds how long a call may be held open.
 const maxAwait = time.Minute
@@ -47,6 +50,12 @@ type Keys interface {
 type Policy interface {
 	PolicyStatus(context.Context, coordinator.Actor) (coordinator.PolicyStatus, error)
 	ReloadPolicy(ctx context.Context, a coordinator.Actor, accept string) (coordinator.PolicyStatus, coordinator.Change, error)
+	ConfirmPolicy(ctx context.Context, a coordinator.Actor, ref string) (coordinator.PolicyStatus, coordinator.Change, error)
+	RollbackPolicy(ctx context.Context, a coordinator.Actor, ref string) (coordinator.Change, error)
+	PinPolicy(ctx context.Context, a coordinator.Actor, ref string) (coordinator.Change, error)
+	UnpinPolicy(context.Context, coordinator.Actor) (coordinator.PolicyStatus, coordinator.Change, error)
+	PolicyHistory(context.Context, coordinator.Actor) ([]coordinator.PolicyVersion, error)
+	PolicyImpact(ctx context.Context, a coordinator.Actor, text []byte) (coordinator.Impact, error)
 	Why(ctx context.Context, a coordinator.Actor, src, dst string) (coordinator.WhyAnswer, error)
 	Enforced(ctx context.Context, a coordinator.Actor, g uint64) (coordinator.Enforcement, error)
 	Audit(ctx context.Context, a coordinator.Actor, limit int, before int64) ([]coordinator.AuditRecord, error)
@@ -129,6 +138,26 @@ func handlePolicy(s *server, api Policy) {
 		status, change, err := api.ReloadPolicy(ctx, a, r.Accept)
 		return Reloaded{status, change}, err
 	})
+	handle(s, PolicyConfirm, func(ctx context.Context, a coordinator.Actor, r Ref) (Reloaded, error) {
+		status, change, err := api.ConfirmPolicy(ctx, a, r.Ref)
+		return Reloaded{status, change}, err
+	})
+	handle(s, PolicyRollback, func(ctx context.Context, a coordinator.Actor, r Ref) (coordinator.Change, error) {
+		return api.RollbackPolicy(ctx, a, r.Ref)
+	})
+	handle(s, PolicyPin, func(ctx context.Context, a coordinator.Actor, r Ref) (coordinator.Change, error) {
+		return api.PinPolicy(ctx, a, r.Ref)
+	})
+	handle(s, PolicyUnpin, func(ctx context.Context, a coordinator.Actor, _ None) (Reloaded, error) {
+		status, change, err := api.UnpinPolicy(ctx, a)
+		return Reloaded{status, change}, err
+	})
+	handle(s, PolicyList, func(ctx context.Context, a coordinator.Actor, _ None) ([]coordinator.PolicyVersion, error) {
+		return api.PolicyHistory(ctx, a)
+	})
+	handleUpTo(s, maxPolicyRequest, PolicyImpact, func(ctx context.Context, a coordinator.Actor, r PolicyText) (coordinator.Impact, error) {
+		return api.PolicyImpact(ctx, a, r.Text)
+	})
 	handle(s, PolicyWhy, func(ctx context.Context, a coordinator.Actor, r WhyFlow) (coordinator.WhyAnswer, error) {
 		return api.Why(ctx, a, r.Src, r.Dst)
 	})
@@ -144,6 +173,11 @@ func handlePolicy(s *server, api Policy) {
 
 // handle registers one call. The actor is the kernel's word for who connected: a request body cannot claim another.
 func handle[Req, Res any](s *server, c Call[Req, Res], f func(context.Context, coordinator.Actor, Req) (Res, error)) {
+	handleUpTo(s, maxRequest, c, f)
+}
+
+// handleUpTo is handle for requests of at most limit bytes.
+func handleUpTo[Req, Res any](s *server, limit int64, c Call[Req, Res], f func(context.Context, coordinator.Actor, Req) (Res, error)) {
 	s.mux.HandleFunc("POST /v1/"+c.Name, func(w http.ResponseWriter, r *http.Request) {
 		actor, ok := actorOf(r.Context())
 		if !ok {
@@ -151,7 +185,7 @@ func handle[Req, Res any](s *server, c Call[Req, Res], f func(context.Context, c
 			return
 		}
 		var req Req
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&req); err != nil || d.Decode(&struct{}{}) != io.EOF {
 			s.refuse(w, c.Name, &coordinator.Error{Code: protocol.CodeBadRequest, Message: "the request is not one JSON object of the form " + c.Name + " takes: are both programs of the same version?"})

@@ -85,6 +85,40 @@ func (r *Receipt) check() error {
 
 func (e *Evidence) check() error { return first(CheckNodeID(e.Peer), texts(maxText, e.Kind, e.Flow)) }
 
+func (a *AskFlows) check() error {
+	if a.Ask == 0 || a.Max < 1 || a.Max > MaxFlows {
+		return errors.New("a number out of range")
+	}
+	return nil
+}
+
+func (f *Flows) check() error {
+	if f.Ask == 0 || f.Total > MaxLiveFlows || len(f.Flows) > MaxFlows {
+		return errors.New("a number out of range")
+	}
+	listed := uint64(0)
+	for _, c := range f.Flows {
+		if err := c.check(); err != nil {
+			return err
+		}
+		listed += c.Count // of at most MaxLiveFlows each: no overflow
+	}
+	if listed > f.Total || listed < f.Total && !f.Truncated {
+		return fmt.Errorf("%d flows in the list of %d", listed, f.Total)
+	}
+	return nil
+}
+
+func (c *FlowCount) check() error {
+	if c.Count == 0 || c.Count > MaxLiveFlows {
+		return errors.New("a count out of range")
+	}
+	if c.Local.Is4() != c.Remote.Is4() || c.Port != 0 && !c.Proto.HasPorts() {
+		return errors.New("a flow between two families, or to a port that its protocol has not")
+	}
+	return first(CheckNodeID(c.Peer), CheckAddr(c.Local), CheckAddr(c.Remote))
+}
+
 func (p *Problem) check() error { return texts(maxText, p.Code, p.Message) }
 
 func (l *Live) check() error { return sane(l.Time) }

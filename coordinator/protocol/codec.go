@@ -39,6 +39,8 @@ var bodies = map[string]reflect.Type{
 	TypeResync:    reflect.TypeFor[Resync](),
 	TypeEvidence:  reflect.TypeFor[Evidence](),
 	TypeLogout:    reflect.TypeFor[Logout](),
+	TypeAskFlows:  reflect.TypeFor[AskFlows](),
+	TypeFlows:     reflect.TypeFor[Flows](),
 }
 
 // maxType bounds a type's name, and maxDepth how deep JSON may nest: the deepest message of ours (a rule's port) has 8 levels,

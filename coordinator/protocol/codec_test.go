@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"picket.internal/acl"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden frames")
@@ -36,6 +39,30 @@ func testBodies(t testing.TB) map[string]any {
 		TypeResync:   Resync{},
 		TypeEvidence: Evidence{Kind: "egress-bypass", Peer: "n2", Count: 7, Flow: "100.64.0.2 -> 100.64.0.1:22/tcp"},
 		TypeLogout:   Logout{},
+		TypeAskFlows: AskFlows{Ask: 3, Max: MaxFlows},
+		TypeFlows:    testFlows(),
+	}
+}
+
+func testFlows() Flows {
+	return Flows{Ask: 3, Total: 12, Truncated: true, Flows: []FlowCount{
+		{Peer: "n2", Out: true, Local: netip.MustParseAddr("100.64.0.1"), Remote: netip.MustParseAddr("100.64.0.2"), Proto: acl.TCP, Port: 5432, Count: 7},
+		{Peer: "n2", Local: netip.MustParseAddr("fd00::1"), Remote: netip.MustParseAddr("fd00::2"), Proto: acl.ICMPv6, Count: 1},
+	}}
+}
+
+// TestLargestFlowsFitAFrame: the longest answer that may be asked for is one that the coordinator reads.
+func TestLargestFlowsFitAFrame(t *testing.T) {
+	f := Flows{Ask: math.MaxUint64, Total: MaxLiveFlows, Truncated: true}
+	for range MaxFlows {
+		f.Flows = append(f.Flows, FlowCount{
+			Peer: acl.NodeID(strings.Repeat("n", maxNodeID)), Out: true, Local: netip.MustParseAddr("fd7a:1111:2222:3333:4444:5555:6666:7777"),
+			Remote: netip.MustParseAddr("fd7a:1111:2222:3333:4444:5555:6666:7777"), Proto: acl.UDP, Port: 65535, Count: MaxLiveFlows,
+		})
+	}
+	frame, err := EncodeFrame(TypeFlows, f)
+	if err != nil || len(frame) > MaxNodeFrame {
+		t.Errorf("%d bytes, of at most %d; %v", len(frame), MaxNodeFrame, err)
 	}
 }
 
@@ -129,6 +156,22 @@ func TestDecodeFrameRefuses(t *testing.T) {
 		"a map without a signature":      sub(TypeMap, `"signature":"`, `"x":"`),
 		"a hint for nobody":              sub(TypeHints, `"n2"`, `"N2"`),
 		"a live of year 0":               sub(TypeLive, "2026-", "0000-"),
+		"a question without a number":    sub(TypeAskFlows, `"ask":3`, `"ask":0`),
+		"a question for no flows":        sub(TypeAskFlows, `"max":4096`, `"max":0`),
+		"a question for 4,097 flows":     sub(TypeAskFlows, `"max":4096`, `"max":4097`),
+		"flows for no question":          sub(TypeFlows, `"ask":3`, `"ask":0`),
+		"4,097 flows":                    sub(TypeFlows, `"flows":[`, `"flows":[`+strings.Repeat(`{"peer":"n2","local":"100.64.0.1","remote":"100.64.0.2","proto":6,"port":1,"count":1},`, 4095)),
+		"more flows than listed":         sub(TypeFlows, `"truncated":true,`, ``),
+		"fewer flows than listed":        sub(TypeFlows, `"total":12`, `"total":7`),
+		"more flows than a node has":     sub(TypeFlows, `"total":12`, `"total":1048577`),
+		"no flow":                        sub(TypeFlows, `"count":7`, `"count":0`),
+		"a count that overflows":         sub(TypeFlows, `"count":7`, `"count":18446744073709551615`),
+		"flows with nobody":              sub(TypeFlows, `"n2"`, `""`),
+		"flows from a mapped address":    sub(TypeFlows, `"100.64.0.1"`, `"::ffff:100.64.0.1"`),
+		"flows from nowhere":             sub(TypeFlows, `"100.64.0.1"`, `""`),
+		"flows to a zone":                sub(TypeFlows, `"fd00::2"`, `"fd00::2%eth0"`),
+		"flows between two families":     sub(TypeFlows, `"fd00::2"`, `"100.64.0.2"`),
+		"flows to a port of ICMP":        sub(TypeFlows, `"proto":6`, `"proto":1`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, err := DecodeFrame([]byte(frame))

@@ -178,6 +178,8 @@ const (
 	TypeResync    = "resync"    // node: send the whole map
 	TypeEvidence  = "evidence"  // node
 	TypeLogout    = "logout"    // node: remove me
+	TypeAskFlows  = "ask-flows" // coordinator: which flows are live? A node of an older version is silent
+	TypeFlows     = "flows"     // node: the answer
 )
 
 // Hello opens a session. Nonce is 32 random bytes.
@@ -230,6 +232,37 @@ type Evidence struct {
 	Peer  acl.NodeID `json:"peer"`
 	Count uint64     `json:"count"`
 	Flow  string     `json:"flow"` // one example
+}
+
+// AskFlows asks a node for its live flows.
+type AskFlows struct {
+	Ask uint64 `json:"ask"` // names this question, from 1; the answer repeats it
+	Max int    `json:"max"` // entries of the answer at most: 1 to MaxFlows
+}
+
+// Bounds on Flows.
+const (
+	MaxFlows     = 4096
+	MaxLiveFlows = 1 << 20 // flows of one node, far more than its table holds
+)
+
+// Flows answers AskFlows.
+type Flows struct {
+	Ask       uint64      `json:"ask"`
+	Total     uint64      `json:"total"` // of live flows, those that no entry counts included; at most MaxLiveFlows
+	Truncated bool        `json:"truncated,omitzero"`
+	Flows     []FlowCount `json:"flows"` // each with another of everything but Count
+}
+
+// FlowCount is live flows between the same two addresses to the same port, as the node that reports them sees them.
+type FlowCount struct {
+	Peer   acl.NodeID `json:"peer"`         // who has, or serves the route to, Remote
+	Out    bool       `json:"out,omitzero"` // opened by the local end
+	Local  netip.Addr `json:"local"`
+	Remote netip.Addr `json:"remote"`
+	Proto  acl.Proto  `json:"proto"`
+	Port   uint16     `json:"port,omitzero"` // that of the end which did not open it; 0 for protocols without ports
+	Count  uint64     `json:"count"`         // from 1
 }
 
 // Live is sent by either side at least every LiveInterval, with its own time, so that a dead link is noticed.

@@ -28,20 +28,81 @@ func (t *tx) SetGeneration(g uint64) error {
 }
 
 func scanPolicy(s scanner) (p coordinator.PolicyRow, err error) {
-	err = s.Scan(&p.Text, &p.Source, &p.Commit, &p.Author, &p.Subject, &p.Signer, &p.SignerKey, stamp{&p.Committed}, stamp{&p.InForce}, &p.Generation)
+	err = s.Scan(&p.Text, &p.Source, &p.Commit, &p.Author, &p.Subject, &p.Signer, &p.SignerKey, stamp{&p.Committed}, stamp{&p.InForce}, &p.Generation, &p.By)
 	return p, err
 }
 
-const policyColumns = "text, source, commit_id, author, subject, signer, signer_key, committed, in_force, generation"
+const policyColumns = "text, source, commit_id, author, subject, signer, signer_key, committed, in_force, generation, put_by"
 
 func (t *tx) Policy() (coordinator.PolicyRow, error) {
 	return get(t, scanPolicy, "SELECT "+policyColumns+" FROM policies ORDER BY generation DESC LIMIT 1")
 }
 
 func (t *tx) InsertPolicy(p coordinator.PolicyRow) error {
-	_, err := t.exec("INSERT INTO policies ("+policyColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		notNil(p.Text), p.Source, p.Commit, p.Author, p.Subject, p.Signer, p.SignerKey, millis(p.Committed), millis(p.InForce), int64(p.Generation))
+	_, err := t.exec("INSERT INTO policies ("+policyColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		notNil(p.Text), p.Source, p.Commit, p.Author, p.Subject, p.Signer, p.SignerKey, millis(p.Committed), millis(p.InForce), int64(p.Generation), p.By)
 	return err
+}
+
+func (t *tx) PolicyScan(fn func(coordinator.PolicyRow) error) error {
+	rows, err := t.sql.QueryContext(t.ctx, "SELECT "+policyColumns+" FROM policies ORDER BY generation DESC")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		p, err := scanPolicy(rows)
+		if err != nil {
+			return err
+		}
+		if err := fn(p); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (t *tx) PrunePolicies(rows int, size int64) error {
+	_, err := t.exec(`DELETE FROM policies WHERE generation IN (
+		SELECT generation FROM (
+			SELECT generation, row_number() OVER newer AS place, sum(length(text)) OVER newer AS size FROM policies WINDOW newer AS (ORDER BY generation DESC)
+		) WHERE place > 1 AND (place > ?1 OR size > ?2))`, rows, size)
+	return err
+}
+
+func (t *tx) Hold() (coordinator.HoldRow, error) {
+	return get(t, func(s scanner) (h coordinator.HoldRow, err error) {
+		err = s.Scan(fixed{&h.Sum}, &h.Commit, &h.Author, &h.Subject, stamp{&h.Since}, &h.Accepted, document{&h.Impact})
+		return h, err
+	}, "SELECT sum, commit_id, author, subject, since, accepted, impact FROM policy_hold")
+}
+
+func (t *tx) SetHold(h coordinator.HoldRow) error {
+	_, err := t.exec("INSERT OR REPLACE INTO policy_hold (one, sum, commit_id, author, subject, since, accepted, impact) VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+		h.Sum[:], h.Commit, h.Author, h.Subject, millis(h.Since), h.Accepted, text(h.Impact))
+	return err
+}
+
+func (t *tx) DropHold() (bool, error) {
+	n, err := t.exec("DELETE FROM policy_hold")
+	return n > 0, err
+}
+
+func (t *tx) Pin() (coordinator.PinRow, error) {
+	return get(t, func(s scanner) (p coordinator.PinRow, err error) {
+		err = s.Scan(&p.By, stamp{&p.Since})
+		return p, err
+	}, "SELECT pinned_by, since FROM policy_pin")
+}
+
+func (t *tx) SetPin(p coordinator.PinRow) error {
+	_, err := t.exec("INSERT OR REPLACE INTO policy_pin (one, pinned_by, since) VALUES (1, ?, ?)", p.By, millis(p.Since))
+	return err
+}
+
+func (t *tx) DropPin() (bool, error) {
+	n, err := t.exec("DELETE FROM policy_pin")
+	return n > 0, err
 }
 
 func (t *tx) AuditSize() (int64, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -582,5 +583,95 @@ func TestPolicyFromBeforeSigners(t *testing.T) {
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			t.Errorf("%v %s", err, diff)
 		}
+	}
+}
+
+func TestPoliciesAreKeptWithinBounds(t *testing.T) {
+	s := fresh(t)
+	update(t, s, func(tx coordinator.Tx) error {
+		for g := range uint64(10) {
+			p := coordinator.PolicyRow{Text: bytes.Repeat([]byte("x"), 1000), Commit: fmt.Sprint(g), Generation: g + 1, By: "operator", InForce: time.UnixMilli(int64(g) + 1).UTC()}
+			if err := tx.InsertPolicy(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	kept := func() (commits []string) {
+		t.Helper()
+		err := s.View(t.Context(), func(tx coordinator.ReadTx) error {
+			return tx.PolicyScan(func(p coordinator.PolicyRow) error {
+				if len(p.Text) != 1000 || p.By != "operator" || p.InForce.IsZero() {
+					t.Errorf("%+v", p)
+				}
+				commits = append(commits, p.Commit)
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return commits
+	}
+	for _, c := range []struct {
+		rows int
+		size int64
+		want string
+	}{
+		{100, 1 << 20, "9 8 7 6 5 4 3 2 1 0"},
+		{8, 1 << 20, "9 8 7 6 5 4 3 2"},
+		{100, 5500, "9 8 7 6 5"},
+		{2, 5500, "9 8"},
+		{100, 10, "9"},
+		{0, 0, "9"},
+	} {
+		update(t, s, func(tx coordinator.Tx) error { return tx.PrunePolicies(c.rows, c.size) })
+		if got := strings.Join(kept(), " "); got != c.want {
+			t.Errorf("%d rows, %d bytes: kept %s, want %s", c.rows, c.size, got, c.want)
+		}
+	}
+	stop := errors.New("enough")
+	err := s.View(t.Context(), func(tx coordinator.ReadTx) error {
+		return tx.PolicyScan(func(coordinator.PolicyRow) error { return stop })
+	})
+	if !errors.Is(err, stop) {
+		t.Errorf("fn's error came back as %v", err)
+	}
+}
+
+func TestHoldAndPin(t *testing.T) {
+	s := fresh(t)
+	hold := coordinator.HoldRow{
+		Sum: [32]byte{1, 2}, Commit: "c1", Author: "Ann", Subject: "less", Since: time.UnixMilli(5).UTC(), Accepted: true,
+		Impact: coordinator.Impact{Live: 20, Cut: 7, Cuts: []coordinator.CutFlows{{Src: "a", Dst: "b", Ports: "tcp 1", Rule: "r", Flows: 7}}},
+	}
+	pin := coordinator.PinRow{By: "operator uid 0", Since: time.UnixMilli(6).UTC()}
+	look := func(wantHold, wantPin bool) {
+		t.Helper()
+		update(t, s, func(tx coordinator.Tx) error {
+			if h, err := tx.Hold(); wantHold && (err != nil || cmp.Diff(hold, h) != "") || !wantHold && !errors.Is(err, coordinator.ErrNoRow) {
+				t.Errorf("hold %+v, %v", h, err)
+			}
+			if p, err := tx.Pin(); wantPin && (err != nil || p != pin) || !wantPin && !errors.Is(err, coordinator.ErrNoRow) {
+				t.Errorf("pin %+v, %v", p, err)
+			}
+			return nil
+		})
+	}
+	look(false, false)
+	update(t, s, func(tx coordinator.Tx) error {
+		return errors.Join(tx.SetHold(coordinator.HoldRow{Commit: "older"}), tx.SetHold(hold), tx.SetPin(coordinator.PinRow{By: "x"}), tx.SetPin(pin))
+	})
+	look(true, true)
+	for _, want := range []bool{true, false} {
+		update(t, s, func(tx coordinator.Tx) error {
+			was, err := tx.DropHold()
+			wasPin, err2 := tx.DropPin()
+			if was != want || wasPin != want {
+				t.Errorf("dropped %v, %v, want %v", was, wasPin, want)
+			}
+			return errors.Join(err, err2)
+		})
+		look(false, false)
 	}
 }

@@ -170,6 +170,31 @@ func TestPolicyPage(t *testing.T) {
 	p.get("/policy").want(t, http.StatusOK, "No policy was ever in force", "no such file", "The newest text")
 }
 
+func TestPolicyPageOfWaitingAndPinned(t *testing.T) {
+	w := newWorld(t)
+	p := w.signedIn(adminLogin)
+	p.get("/policy").lacks(t, "waits for confirmation", "Pinned")
+	p.get("/").lacks(t, "waits for confirmation", "pinned")
+	w.api.policy.Waiting = &coordinator.PolicyWaiting{
+		ID: "9988776655443322110099887766554433221100", Author: "<Bob>", Subject: "</p>clean up", Since: time.Now(), Limit: 25, Why: "it would cut 120 of 300 live flows (40 %; the limit is 25 %)",
+		Impact: coordinator.Impact{Live: 300, Cut: 120, Unknown: []string{"old-laptop"},
+			Cuts: []coordinator.CutFlows{{Src: "group:eng", Dst: "tag:web", Ports: "tcp 443", Rule: "grants[0], line 3", Flows: 80}}},
+	}
+	a := p.get("/policy")
+	a.want(t, http.StatusOK, "A newer policy waits for confirmation", "998877665544", "&lt;Bob&gt;", "&lt;/p&gt;clean up", "120 of 300 live flows (40 %",
+		"tag:web &lt;- group:eng tcp 443 (grants[0], line 3): 80 flows", "old-laptop", "picket-coordinator policy confirm 998877665544")
+	if strings.Index(a.body, "waits for confirmation") > strings.Index(a.body, "In force") {
+		t.Error("what waits does not come first")
+	}
+	p.get("/").want(t, http.StatusOK, "A newer policy waits for confirmation.", "would cut 120 of 300 live flows")
+	p.post("/policy/reload").wantRedirect(t, "/policy")
+
+	w.api.policy.Waiting = nil
+	w.api.policy.Pinned, w.api.policy.Newest = &coordinator.PolicyPin{By: "user <ada>", Since: time.Now()}, "1122334455667788"
+	p.get("/policy").want(t, http.StatusOK, "user &lt;ada&gt; pinned the policy in force", "Newest is", "112233445566", "picket-coordinator policy unpin")
+	p.get("/").want(t, http.StatusOK, "The policy in force is pinned")
+}
+
 func TestPolicyReload(t *testing.T) {
 	w := newWorld(t)
 	p := w.signedIn(adminLogin)

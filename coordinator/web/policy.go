@@ -10,6 +10,9 @@ func (s *site) policyPage(v *visit) (reply, error) {
 
 // reloadPolicy fetches now. A commit that rewrites history is not accepted from here: that takes the operator's socket.
 func (s *site) reloadPolicy(v *visit) (reply, error) {
-	_, change, err := s.api.ReloadPolicy(v.Context(), v.actor(), "")
+	status, change, err := s.api.ReloadPolicy(v.Context(), v.actor(), "")
+	if err == nil && (status.Waiting != nil || status.Pinned != nil) { // the page says what stands against the newest
+		return redirect("/policy"), nil
+	}
 	return after(change, "/policy", err)
 }

@@ -11,7 +11,7 @@ import (
 // maxEvidence bounds what is kept to be told; beyond it the oldest is forgotten.
 const maxEvidence = 64
 
-// outbox holds what is to be said: state where only the newest counts (report, receipt), and evidence. It outlives connections.
+// outbox holds what is to be said: state where only the newest counts (report, receipt, live flows), and evidence. It outlives connections.
 type outbox struct {
 	wake chan struct{} // of one: something is there
 
@@ -21,6 +21,7 @@ type outbox struct {
 	receipt    protocol.Receipt // Generation 0: none yet
 	newReceipt bool
 	evidence   []protocol.Evidence
+	flows      protocol.Flows // Ask 0: none to be sent
 	resync     bool
 	logout     bool
 	ended      chan error // yields how the open connection ended, if Logout waits for it; nil when none is open
@@ -62,6 +63,9 @@ func (o *outbox) addEvidence(e protocol.Evidence) {
 	o.evidence = append(o.evidence, e)
 }
 
+// Flows answers the coordinator's newest question; an answer that is not sent when another comes, or when the connection ends, is dropped.
+func (s *Session) Flows(f protocol.Flows) { s.out.change(func() { s.out.flows = f }) }
+
 // Resync asks for the whole map.
 func (s *Session) Resync() { s.out.change(func() { s.out.resync = true }) }
 
@@ -90,7 +94,7 @@ func (s *Session) Logout(ctx context.Context) error {
 func (o *outbox) connected() protocol.Report {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.newReport, o.newReceipt, o.logout = false, false, false
+	o.newReport, o.newReceipt, o.logout, o.flows = false, false, false, protocol.Flows{}
 	o.ended = make(chan error, 1)
 	return o.report
 }
@@ -119,6 +123,10 @@ func (o *outbox) next() (protocol.Message, bool) {
 	case o.newReport:
 		o.newReport = false
 		return protocol.Message{Type: protocol.TypeReport, Body: o.report}, true
+	case o.flows.Ask != 0:
+		f := o.flows
+		o.flows = protocol.Flows{}
+		return protocol.Message{Type: protocol.TypeFlows, Body: f}, true
 	case len(o.evidence) > 0:
 		e := o.evidence[0]
 		o.evidence = o.evidence[1:]

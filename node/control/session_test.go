@@ -60,6 +60,14 @@ func TestSessionCarriesBothWays(t *testing.T) {
 	if got := far.next(t); got.Type != protocol.TypeResync {
 		t.Error(got)
 	}
+	far.out <- coordinator.Outgoing{Type: protocol.TypeAskFlows, Body: protocol.AskFlows{Ask: 9, Max: 10}}
+	if a := wait(t, r.asks, "the question"); a.Ask != 9 || a.Max != 10 {
+		t.Error(a)
+	}
+	s.Flows(protocol.Flows{Ask: 9, Total: 1, Truncated: true})
+	if got := far.next(t); got.Body.(protocol.Flows).Ask != 9 {
+		t.Error(got)
+	}
 }
 
 // TestSessionTrustsNobodyElse: a challenge is held to the pinned key, the network, this very hello and the clock, and no proof is given before.

@@ -242,6 +242,9 @@ func (s *session) Receipt(_ context.Context, r protocol.Receipt) error {
 func (s *session) Evidence(_ context.Context, e protocol.Evidence) error {
 	return s.hear(protocol.TypeEvidence, e)
 }
+func (s *session) Flows(_ context.Context, f protocol.Flows) error {
+	return s.hear(protocol.TypeFlows, f)
+}
 func (s *session) Resync() { _ = s.hear(protocol.TypeResync, protocol.Resync{}) }
 func (s *session) Logout(context.Context) error {
 	s.end <- &coordinator.Error{Code: protocol.CodeRemoved, Message: "removed on its own wish"}
@@ -345,17 +348,19 @@ type recorder struct {
 	disconnected chan error
 	maps         chan protocol.Map
 	hints        chan protocol.Hints
+	asks         chan protocol.AskFlows
 	stop         func(protocol.Problem) bool
 }
 
 func newRecorder() *recorder {
-	return &recorder{make(chan time.Duration, 1024), make(chan error, 1024), make(chan protocol.Map, 1024), make(chan protocol.Hints, 1024), func(protocol.Problem) bool { return false }}
+	return &recorder{make(chan time.Duration, 1024), make(chan error, 1024), make(chan protocol.Map, 1024), make(chan protocol.Hints, 1024), make(chan protocol.AskFlows, 1024), func(protocol.Problem) bool { return false }}
 }
 
 func (r *recorder) OnConnected(ahead time.Duration)   { r.connected <- ahead }
 func (r *recorder) OnDisconnected(err error)          { r.disconnected <- err }
 func (r *recorder) OnMap(m protocol.Map)              { r.maps <- m }
 func (r *recorder) OnHints(h protocol.Hints)          { r.hints <- h }
+func (r *recorder) OnAskFlows(a protocol.AskFlows)    { r.asks <- a }
 func (r *recorder) OnProblem(p protocol.Problem) bool { return r.stop(p) }
 
 // wait takes one value from ch.

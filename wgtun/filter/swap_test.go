@@ -322,6 +322,7 @@ func TestSwapRace(t *testing.T) {
 			default:
 				f.Sweep()
 				f.Flows()
+				f.Census(50)
 				f.Stats()
 				f.TakeEvidence()
 			}
