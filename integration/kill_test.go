@@ -33,6 +33,9 @@ var causes = []cause{
 	{"person taken out of the group", func(n *network) {
 		n.inForce(strings.Replace(policyFor(openPorts), `["alice@example.com"]}`, `[]}`, 1))
 	}, func(n *network) { n.inForce(policyFor(openPorts)) }},
+	{"denied in spite of the grant", func(n *network) {
+		n.inForce(strings.Replace(policyFor(openPorts), `"grants": [`, `"denies": [{"src": ["alice@example.com"], "dst": ["tag:db"], "ip": ["*"], "reason": "left"}], "grants": [`, 1))
+	}, func(n *network) { n.inForce(policyFor(openPorts)) }},
 	{"source quarantined", func(n *network) { n.operate("nodes", "quarantine", "alice", "--wait") },
 		func(n *network) { n.operate("nodes", "quarantine", "alice", "--off", "--wait") }},
 	{"destination quarantined", func(n *network) { n.operate("nodes", "quarantine", "db", "--wait") },
