@@ -21,11 +21,12 @@ type Compiled struct {
 
 // program is the policy's side of a Compiled. It holds for every directory with the same users.
 type program struct {
-	book   *roleBook
-	rules  []compiledRule
-	denies []compiledRule
-	bySrc  map[RoleID][]int // rules, ascending
-	byDst  map[RoleID][]int
+	book    *roleBook
+	overlay []netip.Prefix
+	rules   []compiledRule
+	denies  []compiledRule
+	bySrc   map[RoleID][]int // rules, ascending
+	byDst   map[RoleID][]int
 	// routed are the rules that may match an address behind a route, bySrcPrefix and byDstPrefix those that may match a node's own.
 	routed                   []int
 	bySrcPrefix, byDstPrefix prefixIndex
@@ -64,7 +65,7 @@ func compile(p *Policy, d *Directory, id func(string) RoleID) (*Compiled, error)
 	c := &Compiled{
 		program: &program{
 			book: newRoleBook(p, d.Users, id), bySrc: map[RoleID][]int{}, byDst: map[RoleID][]int{}, singles: map[netip.Addr]bool{},
-			outside: outside(d.Overlay),
+			overlay: slices.Clone(d.Overlay), outside: outside(d.Overlay),
 		},
 		population: newPopulation(),
 	}
@@ -105,7 +106,7 @@ func (g *program) addStatement(s statement, list *[]compiledRule) error {
 		if err != nil {
 			return err
 		}
-		if dst.any && len(s.via) == 0 { // a way to everything is a way to nothing in particular, as in Tailscale
+		if dst.any && !s.deny && len(s.via) == 0 { // a way to everything is a way to nothing in particular, as in Tailscale
 			dst.Prefixes, dst.Beyond = everyPrefix(), g.outside
 		}
 		r := rule
@@ -116,7 +117,7 @@ func (g *program) addStatement(s statement, list *[]compiledRule) error {
 		if len(others) == len(t.dst) || len(s.via) > 0 {
 			continue
 		}
-		member, err := g.book.role("autogroup:member")
+		member, err := g.book.role(keyFor(selector{kind: kindMember, text: "autogroup:member"}, s.deny))
 		if err != nil {
 			return err
 		}
@@ -136,38 +137,54 @@ type selected struct {
 	any bool
 }
 
-// setOf turns selectors into roles and prefixes, both sorted. What names an address names that address only, as in Tailscale's files; but
-// in a deny it names the node that has it, at all its addresses: whoever writes one means to shut the node out.
+// setOf turns selectors into roles and prefixes, both sorted. What names an address names that address only, as in Tailscale's files; but in
+// a deny it names the node that has it, at all its addresses: whoever writes one means to shut the node out. And what a deny names is
+// refused wherever it lies, beyond exit nodes as well.
 func (g *program) setOf(sels []selector, deny bool) (out selected, err error) {
 	for _, s := range sels {
-		switch s.kind {
-		case kindInternet:
-			out.Beyond = append(out.Beyond, internet...)
-			continue
-		case kindPrefix:
-			out.Prefixes = append(out.Prefixes, s.prefix)
-			if !deny {
-				continue
-			}
-		case kindDangerAll:
-			out.Prefixes, out.Beyond = append(out.Prefixes, everyPrefix()...), append(out.Beyond, g.outside...)
-		case kindAny:
-			out.any = true
-		}
 		var id RoleID
-		if s.kind == kindPrefix {
+		switch {
+		case s.kind == kindInternet:
+			out.Beyond = append(out.Beyond, g.internet(deny)...)
+			continue
+		case s.kind == kindPrefix && !deny:
+			out.Prefixes = append(out.Prefixes, s.prefix)
+			continue
+		case s.kind == kindPrefix:
+			out.Prefixes, out.Beyond = append(out.Prefixes, s.prefix), append(out.Beyond, s.prefix)
 			id, err = g.book.network(s.prefix)
-		} else {
-			id, err = g.book.role(s.key())
+		default:
+			id, err = g.book.role(keyFor(s, deny))
 		}
 		if err != nil {
 			return out, err
 		}
 		out.Roles = append(out.Roles, id)
+		switch {
+		case s.kind == kindDangerAll && !deny:
+			out.Prefixes, out.Beyond = append(out.Prefixes, everyPrefix()...), append(out.Beyond, g.outside...)
+		case s.kind == kindDangerAll || s.kind == kindAny && deny:
+			out.Prefixes, out.Beyond = append(out.Prefixes, everyPrefix()...), append(out.Beyond, everyPrefix()...)
+		case s.kind == kindAny:
+			out.any = true
+		}
 	}
 	slices.Sort(out.Roles)
+	out.Roles = slices.Compact(out.Roles)
 	out.Prefixes, out.Beyond = sortPrefixes(out.Prefixes), sortPrefixes(out.Beyond)
 	return out, nil
+}
+
+// internet is what autogroup:internet names: in grants without the overlay, which no exit node is a way to.
+func (g *program) internet(deny bool) []netip.Prefix {
+	if deny || len(g.overlay) == 0 {
+		return internet
+	}
+	var out []netip.Prefix
+	for _, p := range internet {
+		out = append(out, cover(p, g.overlay...)...)
+	}
+	return out
 }
 
 // sortPrefixes puts prefixes in order, each once, in place.
@@ -191,7 +208,9 @@ func (g *program) indexRules() {
 		if r.anySrc || !r.Src.isAtNodes() || !r.Dst.isAtNodes() {
 			g.routed = append(g.routed, i)
 		}
-		for _, p := range slices.Concat(r.Src.Prefixes, r.Dst.Prefixes) {
+	}
+	for _, r := range slices.Concat(g.rules, g.denies) {
+		for _, p := range slices.Concat(r.Src.Prefixes, r.Src.Beyond, r.Dst.Prefixes, r.Dst.Beyond) {
 			if p.IsSingleIP() {
 				g.singles[p.Addr()] = true
 			}

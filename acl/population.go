@@ -129,7 +129,7 @@ func (g *program) entryOf(n *Node) *entry {
 	e := &entry{subject: Subject{
 		Node:      n.ID,
 		Addresses: slices.DeleteFunc(slices.Clone(n.Addresses), func(a netip.Addr) bool { return !plainAddr(a) }),
-		Routes:    slices.DeleteFunc(slices.Clone(n.Routes), func(p netip.Prefix) bool { return !plainPrefix(p) }),
+		Routes:    slices.DeleteFunc(slices.Clone(n.Routes), func(p netip.Prefix) bool { return !plainPrefix(p) || !isExit(p) && overlapsAny(p, g.overlay) }),
 		Roles:     g.book.rolesOf(n),
 	}}
 	if len(n.Tags) == 0 {

@@ -30,6 +30,7 @@ type roleBook struct {
 	postures map[string]*posture     // Policy.postures
 	memberOf map[string][]string     // Policy.memberOf
 	people   map[UserID]person       // users that alone have their login
+	everyone map[UserID]person       // all users
 }
 
 const bits6 = 1000
@@ -40,8 +41,30 @@ type person struct{ login, role string }
 func newRoleBook(p *Policy, users []User, id func(string) RoleID) *roleBook {
 	return &roleBook{
 		id: id, ids: map[string]RoleID{}, keys: map[RoleID]string{}, networks: map[netip.Prefix]RoleID{},
-		postures: p.postures, memberOf: p.memberOf, people: uniqueLogins(users),
+		postures: p.postures, memberOf: p.memberOf, people: uniqueLogins(users), everyone: allLogins(users),
 	}
+}
+
+// denyKey begins the keys of what denies name people by. Where two users have one login a rule names neither, for which of them it means is
+// not to be guessed; a deny names both.
+const denyKey = "!"
+
+// keyFor is a selector's key in rules or in denies.
+func keyFor(s selector, deny bool) string {
+	if deny && slices.Contains([]kind{kindUser, kindGroup, kindMember, kindDomain, kindRole}, s.kind) {
+		return denyKey + s.key()
+	}
+	return s.key()
+}
+
+func allLogins(users []User) map[UserID]person {
+	out := make(map[UserID]person, len(users))
+	for _, u := range users {
+		if u.ID != "" {
+			out[u.ID] = person{foldLogin(u.Login), u.Role}
+		}
+	}
+	return out
 }
 
 // uniqueLogins leaves out logins that two users have: which of them the policy means is not to be guessed.
@@ -131,11 +154,20 @@ func (b *roleBook) whoIs(n *Node) []string {
 		keys = append(keys, "autogroup:tagged")
 		return slices.AppendSeq(keys, tagsOf(n))
 	}
-	who, ok := b.people[n.Owner]
-	if !ok {
-		return keys
+	if who, ok := b.people[n.Owner]; ok {
+		keys = append(keys, b.of(who)...)
 	}
-	keys = append(keys, "autogroup:member", who.login)
+	if who, ok := b.everyone[n.Owner]; ok {
+		for _, key := range b.of(who) {
+			keys = append(keys, denyKey+key)
+		}
+	}
+	return keys
+}
+
+// of lists the selectors, by key, that name a person.
+func (b *roleBook) of(who person) []string {
+	keys := []string{"autogroup:member", who.login}
 	if _, domain, ok := strings.Cut(who.login, "@"); ok {
 		keys = append(keys, domainSelector+domain)
 	}

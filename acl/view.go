@@ -142,12 +142,12 @@ func (c *Compiled) links(i int, src, dst *entry) bool {
 func (c *Compiled) reach(i int, src, dst *entry) (own, routed bool) {
 	r := &c.rules[i]
 	if r.SameOwner {
-		return src.standsIn(r.Src)&dst.standsIn(r.Dst) != 0 && r.meetsPosture(src) &&
+		return c.standsAt(src, i, r.Src, &c.bySrcPrefix)&c.standsAt(dst, i, r.Dst, &c.byDstPrefix) != 0 && r.meetsPosture(src) &&
 			src.subject.Owner != "" && src.subject.Owner == dst.subject.Owner, false
 	}
 	var from, to, fromRoutes, toRoutes family
 	if r.meetsPosture(src) {
-		from = src.standsIn(r.Src)
+		from = c.standsAt(src, i, r.Src, &c.bySrcPrefix)
 	}
 	if len(r.SrcPosture) == 0 {
 		fromRoutes = c.reached(r.Src, src.subject.Routes)
@@ -156,7 +156,7 @@ func (c *Compiled) reach(i int, src, dst *entry) (own, routed bool) {
 		}
 	}
 	if len(r.Via) == 0 {
-		to = dst.standsIn(r.Dst)
+		to = c.standsAt(dst, i, r.Dst, &c.byDstPrefix)
 	}
 	if len(r.Via) == 0 || shares(dst.subject.Roles, r.Via) {
 		toRoutes = c.reached(r.Dst, dst.subject.Routes)
@@ -168,14 +168,16 @@ func (r *Rule) meetsPosture(src *entry) bool {
 	return len(r.SrcPosture) == 0 || shares(src.subject.Roles, r.SrcPosture)
 }
 
-// standsIn returns the families in which the node's own addresses may stand at the set's end.
-func (e *entry) standsIn(s Set) (f family) {
+// standsAt returns the families in which the node's own addresses may stand at the end of rule i that has the set and the index.
+func (c *Compiled) standsAt(e *entry, i int, s Set, index *prefixIndex) (f family) {
 	if holds(s, &e.subject) {
 		return e.families
 	}
 	for _, a := range e.subject.Addresses {
-		if contains(s.Prefixes, a) {
-			f |= familyOf(a)
+		for _, p := range index.around(a) {
+			if _, found := slices.BinarySearch(index.rules[p], i); found {
+				f |= familyOf(a)
+			}
 		}
 	}
 	return f
@@ -320,30 +322,49 @@ func narrowRoles(roles []RoleID, sides []side) []RoleID {
 	return kept
 }
 
-// narrowDeny returns a deny without what is neither self's nor a peer's, and whether anything is left of it at both ends.
+// narrowDeny returns a deny without what is neither self's at one end nor a peer's at the other, and whether it concerns any two of them. A
+// deny about others is theirs to know.
 func (v *viewer) narrowDeny(d *compiledRule, self, others side) (Rule, bool) {
-	r, both := d.Rule, []side{self, others}
-	r.SrcPosture = narrowRoles(r.SrcPosture, both)
-	r.Src, r.Dst = v.narrowSet(r.Src, both, d.anySrc), v.narrowSet(r.Dst, both, false)
-	return r, !r.Src.isEmpty() && !r.Dst.isEmpty()
+	r := d.Rule
+	r.SrcPosture = narrowRoles(r.SrcPosture, []side{self, others})
+	r.Src, r.Dst = Set{}, Set{}
+	for _, ends := range [][2]side{{self, others}, {others, self}} {
+		src, dst := v.narrowEnd(d.Src, ends[:1], d.anySrc, true), v.narrowEnd(d.Dst, ends[1:], false, true)
+		if !src.isEmpty() && !dst.isEmpty() {
+			r.Src, r.Dst = r.Src.union(src), r.Dst.union(dst)
+		}
+	}
+	return r, !r.Src.isEmpty()
+}
+
+func (s Set) union(o Set) Set {
+	roles := slices.Concat(s.Roles, o.Roles)
+	slices.Sort(roles)
+	return Set{
+		Roles:    slices.Compact(roles),
+		Prefixes: sortPrefixes(slices.Concat(s.Prefixes, o.Prefixes)),
+		Beyond:   sortPrefixes(slices.Concat(s.Beyond, o.Beyond)),
+	}
 }
 
 func (s Set) isEmpty() bool { return len(s.Roles)+len(s.Prefixes)+len(s.Beyond) == 0 }
 
-// narrowSet keeps of set what sides have. Prefixes around a node's own address stay as they are; others shrink to the routes they meet.
-// anySrc adds the sides' routes but exits.
-func (v *viewer) narrowSet(set Set, sides []side, anySrc bool) (out Set) {
+// narrowSet keeps of a rule's set what sides have.
+func (v *viewer) narrowSet(set Set, sides []side, anySrc bool) Set {
+	return v.narrowEnd(set, sides, anySrc, false)
+}
+
+// narrowEnd keeps of set what sides have. Prefixes around a node's own address stay as they are; others shrink to the routes they meet.
+// anySrc adds the sides' routes but exits. A node's own address lies behind no route, but in a deny it stays all the same: the node may
+// have another way there.
+func (v *viewer) narrowEnd(set Set, sides []side, anySrc, deny bool) (out Set) {
 	for _, id := range set.Roles {
 		if slices.ContainsFunc(sides, func(s side) bool { return s.roles[id] }) {
 			out.Roles = append(out.Roles, id)
 		}
 	}
-	for _, p := range set.Prefixes {
-		if p.Bits() > 0 && slices.ContainsFunc(sides, func(s side) bool { return slices.ContainsFunc(s.addresses, p.Contains) }) {
-			out.Prefixes = append(out.Prefixes, p)
-		}
-	}
 	for _, s := range sides {
+		out.Prefixes = append(out.Prefixes, holding(set.Prefixes, s.addresses)...)
 		for _, route := range s.routes {
 			if anySrc && !isExit(route) {
 				out.Prefixes = append(out.Prefixes, route)
@@ -351,7 +372,7 @@ func (v *viewer) narrowSet(set Set, sides []side, anySrc bool) (out Set) {
 			for _, p := range set.behind(route) {
 				met, ok := meetPrefixes(p, route)
 				switch {
-				case !ok || v.isOwn(met):
+				case !ok || !deny && v.isOwn(met):
 				case isExit(route):
 					out.Beyond = append(out.Beyond, met)
 				default:
@@ -361,6 +382,16 @@ func (v *viewer) narrowSet(set Set, sides []side, anySrc bool) (out Set) {
 		}
 	}
 	out.Prefixes, out.Beyond = sortPrefixes(out.Prefixes), sortPrefixes(out.Beyond)
+	return out
+}
+
+// holding lists the prefixes, but those of everything, that one of addresses lies in.
+func holding(prefixes []netip.Prefix, addresses []netip.Addr) (out []netip.Prefix) {
+	var x prefixIndex
+	x.add(slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return p.Bits() == 0 }), 0)
+	for _, a := range addresses {
+		out = append(out, x.around(a)...)
+	}
 	return out
 }
 

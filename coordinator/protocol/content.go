@@ -112,7 +112,7 @@ func Decode(e Entries) (Content, error) {
 			rules = c.addRule(rules, id, rest, data)
 		case denyPrefix:
 			var d numbered
-			if d, err = readRule(rest, data); err == nil && len(d.rule.Ports) == 0 {
+			if d, err = readRule(rest, data); err == nil && refusesNothing(d.rule) {
 				err = errors.New("it refuses nothing")
 			}
 			if err != nil {
@@ -149,6 +149,13 @@ func (c Content) Ruleset() *acl.Ruleset {
 type numbered struct {
 	n    int
 	rule acl.Rule
+}
+
+// refusesNothing reports whether a deny cannot refuse any flow at any time, and so was meant to say something else.
+func refusesNothing(r acl.Rule) bool {
+	empty := func(s acl.Set) bool { return len(s.Roles)+len(s.Prefixes)+len(s.Beyond) == 0 }
+	backwards := slices.ContainsFunc(r.Ports, func(p acl.Ports) bool { return p.First > p.Last })
+	return len(r.Ports) == 0 || backwards || empty(r.Src) || empty(r.Dst) || r.Until < 0
 }
 
 func inOrder(rules []numbered) (out []acl.Rule) {
@@ -264,8 +271,8 @@ func (c Content) take(taken map[netip.Addr]acl.NodeID, s acl.Subject) error {
 	}
 	for _, r := range s.Routes {
 		for _, o := range c.Network.Overlay {
-			if o.Bits() <= r.Bits() && o.Contains(r.Addr()) {
-				return fmt.Errorf("the route %s of %s lies inside the overlay", r, s.Node)
+			if r.Bits() > 0 && o.Overlaps(r) {
+				return fmt.Errorf("the route %s of %s leads into the overlay", r, s.Node)
 			}
 		}
 	}
