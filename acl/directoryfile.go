@@ -78,7 +78,11 @@ func parseDirectoryText(text []byte) (*hujson.Value, Errors) {
 	}
 	v, err := hujson.Parse(text)
 	if err != nil {
-		return nil, Errors{syntaxError(err)}
+		d := syntaxError(err)
+		if strings.Contains(d.Hint, "policy") { // it is about policies
+			d.Hint = ""
+		}
+		return nil, Errors{d}
 	}
 	if v.IsStandard() {
 		return &v, nil
