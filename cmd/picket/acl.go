@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -29,7 +31,14 @@ func aclCommand() *cli.Command {
 			`              {"name": "db-1", "tags": ["tag:db"], "addresses": ["100.64.0.8"],` + "\n" +
 			`               "routes": ["10.33.0.0/16"]}]}`,
 		HideHelpCommand: true,
-		Subcommands:     []*cli.Command{},
+		Subcommands: []*cli.Command{
+			aclCheckCommand(), aclFmtCommand(), aclTestCommand(), aclEvalCommand(), aclExplainCommand(),
+		},
+		Before: func(*cli.Context) error {
+			// These commands have nothing to tidy up, and one that waits for standard input sees no context end.
+			signal.Reset(os.Interrupt, syscall.SIGTERM)
+			return nil
+		},
 	}
 }
 
