@@ -300,7 +300,11 @@ func (r *directoryReader) nodeAddresses(v *hujson.Value, what string) (out []net
 		case strings.Contains(s, "%"):
 			r.err(at, "leave the zone out", "%s has a zone", quote(s))
 		case err != nil:
-			r.err(at, "", "%s is not an address", quote(s))
+			hint := ""
+			if p, err := netip.ParsePrefix(s); err == nil {
+				hint = fmt.Sprintf("did you mean %s?", quote(p.Addr().String()))
+			}
+			r.err(at, hint, "%s is not an address", quote(s))
 		case a.Is4In6():
 			r.err(at, fmt.Sprintf("did you mean %s?", quote(a.Unmap().String())), "%s is an IPv4 address dressed as IPv6", quote(s))
 		case a.IsUnspecified() || a.IsMulticast():

@@ -38,7 +38,7 @@ func TestBadDirectoriesAreRefusedWithTheseErrors(t *testing.T) {
 		{`{"nodes":[{"name":"a","tags":["tag:1"]}]}`, "line 1, column 31: `tag:1` is not a tag: tags begin with a letter"},
 		{"{\"nodes\":[{\"name\":\"a\",\"addresses\":[\"1.2.3.4\"]},\n{\"name\":\"b\",\"addresses\":[\"1.2.3.4\"]}]}", "line 2, column 26: address `1.2.3.4` is given twice, first on line 1: an address is one node's"},
 		{`{"nodes":[{"name":"a","addresses":["1.2.3.04"]}]}`, "line 1, column 36: `1.2.3.04` is not an address"},
-		{`{"nodes":[{"name":"a","addresses":["1.2.3.0/24"]}]}`, "line 1, column 36: `1.2.3.0/24` is not an address"},
+		{`{"nodes":[{"name":"a","addresses":["1.2.3.0/24"]}]}`, "line 1, column 36: `1.2.3.0/24` is not an address: did you mean `1.2.3.0`?"},
 		{`{"nodes":[{"name":"a","addresses":["::ffff:1.2.3.4"]}]}`, "line 1, column 36: `::ffff:1.2.3.4` is an IPv4 address dressed as IPv6: did you mean `1.2.3.4`?"},
 		{`{"nodes":[{"name":"a","addresses":["fe80::1%eth0"]}]}`, "line 1, column 36: `fe80::1%eth0` has a zone: leave the zone out"},
 		{`{"nodes":[{"name":"a","addresses":["::"]}]}`, "line 1, column 36: `::` is no node's address"},

@@ -1,6 +1,8 @@
 package acl
 
 import (
+	"bytes"
+
 	"github.com/tailscale/hujson"
 )
 
@@ -9,7 +11,7 @@ import (
 // change: names and values stay byte for byte, for an escape written out could be a character that hides text. The text must be HuJSON;
 // whether it is a policy does not matter. On failure the error is an Errors with exactly one Diagnostic.
 func Format(text []byte) ([]byte, error) {
-	root, bad := parseText(text)
+	root, bad := parseText(bytes.Clone(text)) // the library writes into it
 	if bad != nil {
 		return nil, bad
 	}

@@ -3,6 +3,8 @@ package acl
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -56,15 +58,47 @@ func TestFormat(t *testing.T) {
 // TestFormatNeverChangesMeaning lays out every text of the archives that parses, and compares what Parse makes of it, places aside.
 func TestFormatNeverChangesMeaning(t *testing.T) {
 	count := 0
-	for _, text := range goldenPolicies(t) {
+	for _, text := range append(goldenPolicies(t), documentedPolicies(t)...) {
+		was := bytes.Clone(text)
 		if out, err := Format(text); err == nil {
 			count++
+			if !bytes.Equal(text, was) {
+				t.Errorf("Format wrote into its argument: %q became %q", was, text)
+			}
 			checkFormat(t, text, out)
 		}
 	}
 	if count < 50 {
 		t.Errorf("only %d texts were laid out", count)
 	}
+}
+
+// documentedPolicies are the policies that stand in documents.
+func documentedPolicies(t *testing.T) (out [][]byte) {
+	t.Helper()
+	var paths []string
+	for _, pattern := range []string{"../*.md", "../docs/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, found...)
+	}
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range strings.Split(string(b), "```json")[1:] {
+			_, block, _ = strings.Cut(block, "\n")
+			block, _, _ = strings.Cut(block, "```")
+			out = append(out, []byte(block))
+		}
+	}
+	if len(out) == 0 {
+		t.Error("no document has a policy")
+	}
+	return out
 }
 
 // checkFormat holds out, the layout of text, to what Format promises.

@@ -60,6 +60,7 @@ var homes = map[string][]string{
 	"github.com/go-git/go-git":          {"coordinator/gitpolicy"},
 	"modernc.org/sqlite":                {"coordinator/sqlite"},
 	"github.com/tailscale/hujson":       {"acl", "acl/*"},
+	"github.com/rogpeppe/go-internal":   {"cmd/picket"},
 }
 
 type pkg struct {

@@ -120,9 +120,9 @@ func refused(c *cli.Context, name string, err error) error {
 
 // diagnosticText is "policy.hujson:4:9: error: unknown group …", which editors can jump to.
 func diagnosticText(name string, d acl.Diagnostic) string {
-	text := d.Message
+	text := protocol.Printable(d.Message)
 	if d.Hint != "" {
-		text += ": " + d.Hint
+		text += ": " + protocol.Printable(d.Hint)
 	}
 	return fmt.Sprintf("%s: %s: %s", at(name, d.Line, d.Column), d.Severity, text)
 }
@@ -172,10 +172,13 @@ func need(c *cli.Context, names ...string) error {
 			missing = append(missing, "--"+name)
 		}
 	}
-	if len(missing) > 0 {
-		return cliflags.Usage(c, "%s is missing", strings.Join(missing, " and "))
+	switch len(missing) {
+	case 0:
+		return nil
+	case 1:
+		return cliflags.Usage(c, "%s is missing", missing[0])
 	}
-	return nil
+	return cliflags.Usage(c, "%s are missing", strings.Join(missing, " and "))
 }
 
 // plural is "1 error", "2 errors".
