@@ -66,9 +66,24 @@ const (
 
 // Explain says what Allows decides and why: which rule allows, or what is missing.
 func (rs *Ruleset) Explain(f Flow, now time.Time) Explanation {
-	d := rs.decide(f, now)
 	src, dst := rs.resolve(f.Src), rs.resolve(f.Dst)
-	e := Explanation{Flow: f, Allow: d.Allow, Rule: d.Rule, Deny: d.Deny, Until: d.Until, SrcRouted: src.routed, DstRouted: dst.routed}
+	e, open := explanation(f, rs.decide(f, now), src, dst)
+	if !open {
+		return e
+	}
+	for i := range rs.Rules {
+		r := &rs.Rules[i]
+		if miss, near := r.missing(src, dst, r.covers(f.Proto, f.Port), now); near {
+			e.Near = append(e.Near, NearMiss{r, miss})
+		}
+	}
+	e.Near = nearest(e.Near)
+	return e
+}
+
+// explanation is all of an Explanation but Near, which is wanted where open is true.
+func explanation(f Flow, d Decision, src, dst end) (e Explanation, open bool) {
+	e = Explanation{Flow: f, Allow: d.Allow, Rule: d.Rule, Deny: d.Deny, Until: d.Until, SrcRouted: src.routed, DstRouted: dst.routed}
 	if src.subject != nil {
 		e.Src = src.subject.Node
 	}
@@ -86,20 +101,18 @@ func (rs *Ruleset) Explain(f Flow, now time.Time) Explanation {
 	case dst.subject == nil:
 		e.Problem = ProblemDestination
 	default:
-		for i := range rs.Rules {
-			r := &rs.Rules[i]
-			if miss, near := r.missing(src, dst, r.covers(f.Proto, f.Port), now); near {
-				e.Near = append(e.Near, NearMiss{r, miss})
-			}
-		}
-		e.Near = nearest(e.Near)
+		return e, true
 	}
-	return e
+	return e, false
 }
 
 // missing says how near a refusing rule comes; ports reports whether it covers the flow's.
 func (r *Rule) missing(a, b end, ports bool, now time.Time) (Miss, bool) {
-	src, dst := r.Src.matches(a), r.Dst.matches(b)
+	return r.missed(r.Src.matches(a), r.Dst.matches(b), a, b, ports, now)
+}
+
+// missed is missing where it is known whether src and dst match.
+func (r *Rule) missed(src, dst bool, a, b end, ports bool, now time.Time) (Miss, bool) {
 	switch {
 	case src && dst && !r.owners(a, b):
 		return MissOwner, ports

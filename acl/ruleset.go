@@ -252,11 +252,7 @@ func (rs *Ruleset) decide(f Flow, now time.Time) (d Decision) {
 		if !r.fits(src, dst) || !r.passes(dst) || !r.covers(f.Proto, f.Port) || !r.inForce(now) {
 			continue
 		}
-		if !d.Allow {
-			d = Decision{Allow: true, Rule: r, Until: r.end()}
-		} else if !d.Until.IsZero() && (r.Until == 0 || r.end().After(d.Until)) {
-			d.Until = r.end()
-		}
+		d.allowedBy(r)
 	}
 	if d.Allow {
 		if deny := rs.denying(src, dst, f, now); deny != nil {
@@ -264,6 +260,15 @@ func (rs *Ruleset) decide(f Flow, now time.Time) (d Decision) {
 		}
 	}
 	return d
+}
+
+// allowedBy adds one more rule that allows, in the file's order.
+func (d *Decision) allowedBy(r *Rule) {
+	if !d.Allow {
+		*d = Decision{Allow: true, Rule: r, Until: r.end()}
+	} else if !d.Until.IsZero() && (r.Until == 0 || r.end().After(d.Until)) {
+		d.Until = r.end()
+	}
 }
 
 // fits reports whether the flow's ends may stand at the rule's.
