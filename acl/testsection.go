@@ -1,7 +1,9 @@
 package acl
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/tailscale/hujson"
 )
@@ -81,4 +83,30 @@ func (r *reader) expect(v *hujson.Value, what string, t *test, accept bool) {
 			t.expects = append(t.expects, expectation{r.src.at(v.StartOffset), accept, s, dst[0], spans[0].first})
 		}
 	})
+}
+
+// Expectation is one thing that the policy's own tests expect.
+type Expectation struct {
+	Line, Column int
+	Text         string // "tests[2] alice@example.com accept tag:db:22"
+}
+
+// Expectations lists what Test judges, in the file's order: a TestFailure has the place of one of them.
+func (p *Policy) Expectations() (out []Expectation) {
+	for _, t := range p.tests {
+		for _, e := range t.expects {
+			verb := map[bool]string{true: "accept", false: "deny"}[e.accept]
+			out = append(out, Expectation{e.at.line, e.at.column, fmt.Sprintf("tests[%d] %s %s %s", t.index, t.src.text, verb, e.text)})
+		}
+	}
+	for _, t := range p.sshTests {
+		for _, e := range t.expects {
+			verb := map[sshVerdict]string{sshDenied: "deny", sshAccepted: "accept", sshChecked: "check"}[e.want]
+			out = append(out, Expectation{e.at.line, e.at.column, fmt.Sprintf("sshTests[%d] %s %s %s", t.index, t.src.text, verb, e.user)})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Expectation) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return out
 }
