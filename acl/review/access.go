@@ -75,7 +75,7 @@ func Access(s *Source, d *acl.Directory, q Query, now time.Time) (*Matrix, error
 		spreads = slices.DeleteFunc(spreads, func(e *spread) bool { return len(e.ports) == 0 })
 	}
 	n := newNamer(s, d, c.world)
-	n.listNodes = q.From != "" || q.To != ""
+	n.listNodes = !out.StandIns && (q.From != "" || q.To != "")
 	out.Lines = append(out.Lines, c.lines(spreads, [2]*namer{n, n})...)
 	for i := range out.Lines {
 		out.Lines[i].Change, out.Lines[i].Other = "", nil
@@ -95,46 +95,19 @@ type target struct {
 
 // findTarget reads one end of a query.
 func findTarget(s *Source, d *acl.Directory, text string, end int) (*target, error) {
-	selector, node := text, acl.NodeID("")
+	t, selector := &target{text: text}, text
 	if bare(text) {
-		var meanings []string
-		selector = ""
-		for _, n := range d.Nodes {
-			if strings.EqualFold(n.Name, text) {
-				node = n.ID
-				meanings = append(meanings, "the node "+n.Name)
-			}
-		}
-		if _, isHost := members(s.sections["hosts"])[text]; isHost {
-			selector = "host:" + text
-			meanings = append(meanings, "the host "+text+" (write host:"+text+")")
-		}
-		if len(meanings) == 0 {
-			for _, login := range loginsOf(s, d) {
-				if local, _, _ := strings.Cut(login, "@"); local == strings.ToLower(text) {
-					selector = login
-					meanings = append(meanings, login)
-				}
-			}
-		}
-		switch {
-		case len(meanings) > 1:
-			return nil, fmt.Errorf("%q may be %s: say which", text, strings.Join(meanings, " or "))
-		case len(meanings) == 0:
-			return nil, fmt.Errorf("%q %w: it is no node of the directory, no host of the policy and no user", text, ErrNobody)
+		var err error
+		if t.node, selector, err = meaning(s, d, text); err != nil {
+			return nil, err
 		}
 	}
-	t := &target{text: text, node: node}
-	if node != "" {
+	if t.node != "" {
 		selector = "*" // not used, but compiled
 	}
-	var from, to []string
-	if end == src {
-		from = []string{selector}
-	} else {
-		to = []string{selector}
-	}
-	doc, err := s.definitions(from, to)
+	ends := [2][]string{}
+	ends[end] = []string{selector}
+	doc, err := s.definitions(ends[src], ends[dst])
 	if err != nil {
 		return nil, err
 	}
@@ -142,13 +115,10 @@ func findTarget(s *Source, d *acl.Directory, text string, end int) (*target, err
 	var wrong acl.Errors
 	if errors.As(err, &wrong) {
 		message := wrong[0].Message
-		if h := wrong[0].Hint; h != "" && !strings.Contains(h, ", line ") {
+		if h := wrong[0].Hint; h != "" && !strings.Contains(h, ", line ") { // of a text that nobody sees
 			message += ": " + h
 		}
 		return nil, errors.New(message)
-	}
-	if err != nil {
-		return nil, err
 	}
 	c, err := acl.Compile(p, d, nil)
 	if err != nil {
@@ -156,6 +126,36 @@ func findTarget(s *Source, d *acl.Directory, text string, end int) (*target, err
 	}
 	t.rules = c.Ruleset()
 	return t, nil
+}
+
+// meaning returns the node or the selector that a bare word stands for: a node or a host of that name, else a user.
+func meaning(s *Source, d *acl.Directory, word string) (node acl.NodeID, selector string, err error) {
+	var found []string
+	for _, n := range d.Nodes {
+		if strings.EqualFold(n.Name, word) {
+			node = n.ID
+			found = append(found, "the node "+n.Name)
+		}
+	}
+	if members(s.sections["hosts"])[word] != nil {
+		selector = "host:" + word
+		found = append(found, "the host "+word+" (write host:"+word+")")
+	}
+	if len(found) == 0 {
+		for _, login := range loginsOf(s, d) {
+			if local, _, _ := strings.Cut(login, "@"); local == strings.ToLower(word) {
+				selector = login
+				found = append(found, login)
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", "", fmt.Errorf("%q %w: it is no node of the directory, no host of the policy and no user", word, ErrNobody)
+	case 1:
+		return node, selector, nil
+	}
+	return "", "", fmt.Errorf("%q may be %s: say which", word, strings.Join(found, " or "))
 }
 
 // bare reports whether an end of a query is a word and not a selector.

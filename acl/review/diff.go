@@ -71,7 +71,7 @@ func (c *Changes) Widens() bool {
 	return false
 }
 
-// counts are the numbers of lines of each kind, of asides that widen by section, and of tests removed.
+// count is the number of lines of one kind.
 func (c *Changes) count(k Kind) (n int) {
 	for _, l := range c.Lines {
 		if l.Change == k {

@@ -19,7 +19,7 @@ var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 // names begin every policy of these tests.
 const names = `
 	"groups": {"group:eng": ["alice@example.com", "bob@example.com"], "group:ops": ["bob@example.com"]},
-	"hosts": {"db": "100.64.0.9", "office": "10.20.0.0/16"},
+	"hosts": {"db": "100.64.0.9", "office": "10.20.0.0/16", "web-1": "100.64.0.6"},
 	"tagOwners": {"tag:web": ["group:ops"], "tag:db": [], "tag:r1": [], "tag:r2": []},
 	"postures": {"posture:managed": ["custom:managed == true"], "posture:strict": ["custom:managed == true", "node:os == 'linux'"]},
 `
@@ -120,12 +120,12 @@ func TestDiff(t *testing.T) {
 			[]string{"- group:eng -> db tcp 22 under posture:managed (was acls[0], line 6): is under posture:strict; 3 nodes to 1"}},
 		{"another router", `"grants": [{"src": ["group:eng"], "dst": ["office"], "ip": ["tcp:22"], "via": ["tag:r2"]}]`,
 			`"grants": [{"src": ["group:eng"], "dst": ["office"], "ip": ["tcp:22"], "via": ["tag:r1"]}]`, true,
-			[]string{"+ group:eng -> office tcp 22 (grants[0], line 6): 3 nodes to 0"}},
+			[]string{"+ group:eng -> office tcp 22 (grants[0], line 6): from 3 nodes"}},
 		{"part of a routed network", `"grants": [{"src": ["group:eng"], "dst": ["10.20.1.0/24"], "ip": ["tcp:22"]}]`,
 			`"grants": [{"src": ["group:eng"], "dst": ["office"], "ip": ["tcp:22"]}]`, true,
-			[]string{"+ group:eng -> the rest of 10.20.0.0/16 tcp 22 (grants[0], line 6): 3 nodes to 0"}},
+			[]string{"+ group:eng -> the rest of 10.20.0.0/16 tcp 22 (grants[0], line 6): from 3 nodes"}},
 		{"the internet", ``, `"grants": [{"src": ["group:eng"], "dst": ["autogroup:internet"], "ip": ["tcp:443"]}]`, true,
-			[]string{"+ group:eng -> autogroup:internet tcp 443 (grants[0], line 6): 3 nodes to 0"}},
+			[]string{"+ group:eng -> autogroup:internet tcp 443 (grants[0], line 6): from 3 nodes"}},
 		{"one's own machines; who has one has no way to go", ``, `"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "ip": ["tcp:22"]}]`, true,
 			[]string{"+ alice@example.com -> autogroup:self tcp 22 (grants[0], line 6): 2 nodes to 2"}},
 		{"tests removed", `"tests": [{"src": "alice@example.com", "deny": ["tag:db:22", "tag:db:23"]}]`,
@@ -274,6 +274,8 @@ func TestAccess(t *testing.T) {
 		want []string
 	}{
 		{Query{To: "nowhere"}, []string{`"nowhere" names nobody: it is no node of the directory, no host of the policy and no user`}},
+		{Query{To: "web-1"}, []string{`"web-1" may be the node web-1 or the host web-1 (write host:web-1): say which`}},
+		{Query{To: "host:web-1", From: "tag:db"}, nil},
 		{Query{To: "group:nobody"}, []string{"unknown group `group:nobody`: define it in `groups`"}},
 		{Query{From: "mallory@example.com"}, []string{`"mallory@example.com" names nobody in the directory`}},
 		{Query{To: "db"}, []string{"alice@example.com -> db tcp 22 under mfa 1h", "group:eng -> db tcp 5432 under mfa 1h", "tag:web -> tag:db tcp 5432"}},

@@ -15,7 +15,7 @@ import (
 // Source is a policy with the words it is written in. It is read-only.
 type Source struct {
 	Policy   *acl.Policy
-	text     []byte
+	starts   []int // offset of each line's first byte
 	sections map[string]*hujson.Value
 	rules    map[ruleAt]ruleText
 }
@@ -40,7 +40,12 @@ func Read(text []byte) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read policy: %w", err)
 	}
-	s := &Source{Policy: p, text: text, sections: members(&root), rules: map[ruleAt]ruleText{}}
+	s := &Source{Policy: p, starts: []int{0}, sections: members(&root), rules: map[ruleAt]ruleText{}}
+	for i, c := range text {
+		if c == '\n' {
+			s.starts = append(s.starts, i+1)
+		}
+	}
 	for _, section := range []string{"acls", "grants", "denies"} {
 		for i, v := range elements(s.sections[section]) {
 			s.rules[ruleAt{section, i}] = readRule(section, v)
@@ -83,7 +88,8 @@ func cutPorts(s string) string {
 
 // line of a value in the file, from 1.
 func (s *Source) line(v *hujson.Value) int {
-	return 1 + strings.Count(string(s.text[:v.StartOffset]), "\n")
+	n, _ := slices.BinarySearch(s.starts, v.StartOffset+1)
+	return n
 }
 
 // members of an object; none of what is no object, or absent.

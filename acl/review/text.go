@@ -11,8 +11,8 @@ import (
 // titles of the kinds in reports, with the mark that their lines begin with.
 var titles = map[Kind]struct{ mark, title string }{
 	Gained:   {"+", "Gained"},
-	Widened:  {"+", "Widened: under weaker or other conditions"},
-	Narrowed: {"-", "Narrowed: under stronger or other conditions"},
+	Widened:  {"+", "Widened, under weaker or other conditions"},
+	Narrowed: {"-", "Narrowed, under stronger or other conditions"},
 	Lost:     {"-", "Lost"},
 }
 
@@ -45,8 +45,13 @@ func (l *Line) Text() string {
 		}
 		notes = append(notes, fmt.Sprintf("%s %s: %s", verb, d.Ref, d.Reason))
 	}
-	if l.FromNodes+l.ToNodes > 0 {
+	switch { // what lies behind routers is no nodes
+	case l.FromNodes > 0 && l.ToNodes > 0:
 		notes = append(notes, fmt.Sprintf("%s to %d", number(l.FromNodes, "node"), l.ToNodes))
+	case l.FromNodes > 0:
+		notes = append(notes, "from "+number(l.FromNodes, "node"))
+	case l.ToNodes > 0:
+		notes = append(notes, "to "+number(l.ToNodes, "node"))
 	}
 	if len(notes) > 0 {
 		b.WriteString(": " + strings.Join(notes, "; "))

@@ -33,6 +33,9 @@ func aclCommand() *cli.Command {
 		HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			aclCheckCommand(), aclFmtCommand(), aclTestCommand(), aclEvalCommand(), aclExplainCommand(),
+			aclWhoCommand(),
+			aclDiffCommand(),
+			aclImportCommand(),
 		},
 		Before: func(*cli.Context) error {
 			// These commands have nothing to tidy up, and one that waits for standard input sees no context end.
