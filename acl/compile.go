@@ -137,7 +137,7 @@ type selected struct {
 }
 
 // setOf turns selectors into roles and prefixes, both sorted. What names an address names that address only, as in Tailscale's files; but
-// in a deny it names the node that has it, at all its addresses: whoever writes one means to shut the node out.
+// in a deny it names the node that has it, at all its addresses, and what has it beyond an exit node: whoever writes one means to shut that out.
 func (g *program) setOf(sels []selector, deny bool) (out selected, err error) {
 	for _, s := range sels {
 		switch s.kind {
@@ -149,6 +149,7 @@ func (g *program) setOf(sels []selector, deny bool) (out selected, err error) {
 			if !deny {
 				continue
 			}
+			out.Beyond = append(out.Beyond, s.prefix)
 		case kindDangerAll:
 			out.Prefixes, out.Beyond = append(out.Prefixes, everyPrefix()...), append(out.Beyond, g.outside...)
 		case kindAny:
