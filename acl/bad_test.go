@@ -35,7 +35,7 @@ func TestBadPoliciesAreRefusedWithTheseErrors(t *testing.T) {
 		}
 		rewrite(t, path, a, out)
 	})
-	if count < 80 {
+	if count < 150 {
 		t.Errorf("only %d bad policies", count)
 	}
 }

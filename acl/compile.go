@@ -209,8 +209,17 @@ func (g *program) indexRules() {
 			g.routed = append(g.routed, i)
 		}
 	}
-	for _, r := range slices.Concat(g.rules, g.denies) {
-		for _, p := range slices.Concat(r.Src.Prefixes, r.Src.Beyond, r.Dst.Prefixes, r.Dst.Beyond) {
+	for _, list := range [][]compiledRule{g.rules, g.denies} {
+		for i := range list {
+			g.noteSingles(list[i].Src)
+			g.noteSingles(list[i].Dst)
+		}
+	}
+}
+
+func (g *program) noteSingles(s Set) {
+	for _, prefixes := range [][]netip.Prefix{s.Prefixes, s.Beyond} {
+		for _, p := range prefixes {
 			if p.IsSingleIP() {
 				g.singles[p.Addr()] = true
 			}

@@ -32,8 +32,9 @@ const (
 	done
 )
 
-// maxIPSetPrefixes bounds what all ipsets of a policy come to, in prefixes.
-const maxIPSetPrefixes = 100_000
+// maxIPSetWork bounds the work of all ipsets of a policy, in prefixes read, cut up and kept: sets that name one another multiply, ranges and
+// removals come to many prefixes each.
+const maxIPSetWork = 500_000
 
 // ipsets reads the section in three passes: the names, the steps, then what they come to.
 func (r *reader) ipsets(v *hujson.Value) {
@@ -55,12 +56,8 @@ func (r *reader) ipsets(v *hujson.Value) {
 		}
 		r.verbs(r.sets[m.name], m)
 	}
-	total := 0
 	for _, m := range members {
-		if total += len(r.resolve(m.name, nil)); total > maxIPSetPrefixes {
-			r.err(m.at, "use larger networks", "the ipsets come to more than %d networks", maxIPSetPrefixes)
-			return
-		}
+		r.resolve(m.name, nil)
 	}
 }
 
@@ -85,13 +82,12 @@ func (r *reader) ipsetStep(set *ipset, name string, v *hujson.Value) {
 	}
 	step := ipsetStep{at: v.StartOffset}
 	verb, target, spoken := strings.Cut(s, " ")
-	switch {
-	case !spoken:
-		target = s
-	case verb == "remove":
-		step.remove = true
-	case verb != "add":
-		r.err(step.at, "an element is a network, or `add` or `remove` and a network", "%s is no operation on a set", quote(s))
+	if !spoken {
+		verb, target = "add", s
+	}
+	step.remove = verb == "remove"
+	if verb != "add" && verb != "remove" || target == "" || target == "add" || target == "remove" || strings.ContainsAny(target, " \t") {
+		r.err(step.at, "an element is a network, or `add` or `remove`, one space and a network", "%s is no operation on a set", quote(s))
 		return
 	}
 	if strings.HasPrefix(target, "ipset:") {
@@ -116,9 +112,6 @@ func (r *reader) addresses(s string, at int) (*netipx.IPSet, bool) {
 		for _, p := range internet {
 			b.AddPrefix(p)
 		}
-	case strings.HasPrefix(s, "tag:"), strings.HasPrefix(s, "group:"), strings.HasPrefix(s, "autogroup:"), strings.Contains(s, "@"):
-		r.err(at, "sets hold addresses, networks, ranges, hosts, other sets and `autogroup:internet`", "%s cannot be in an ipset", quote(s))
-		return nil, false
 	case strings.Contains(s, "-") && looksLikeAddress(strings.ReplaceAll(s, "-", "")):
 		rg, err := netipx.ParseIPRange(s)
 		if err != nil || rg.From().Is4In6() || rg.From().Zone() != "" || rg.To().Zone() != "" {
@@ -126,14 +119,18 @@ func (r *reader) addresses(s string, at int) (*netipx.IPSet, bool) {
 			return nil, false
 		}
 		b.AddRange(rg)
-	case looksLikeAddress(host):
+	case meantAsAddress(host):
 		p, ok := r.prefix(host, at)
 		if !ok {
 			return nil, false
 		}
 		b.AddPrefix(p)
 	default:
-		r.unknownHost(host, at)
+		hint := "sets hold addresses, networks, ranges, names from `hosts`, other sets and `autogroup:internet`"
+		if near := r.nearest(host, r.hostNames); near != "" {
+			hint = fmt.Sprintf("did you mean %s?", quote(near))
+		}
+		r.err(at, hint, "%s cannot be in an ipset", quote(s))
 		return nil, false
 	}
 	set, err := b.IPSet()
@@ -152,52 +149,82 @@ func (r *reader) knownIPSet(s string, at int) bool {
 	return false
 }
 
-// resolve works out what a set comes to, those that it names first. path are the sets being worked out.
+// resolve works out what a set comes to, those that it names first. path are the sets being worked out. Past maxIPSetWork it is nothing.
 func (r *reader) resolve(name string, path []string) []netip.Prefix {
 	set := r.sets[name]
 	if set.state == done {
 		return set.prefixes
 	}
 	set.state = visiting
+	defer func() { set.state = done }()
 	path = append(path, name)
 	var b netipx.IPSetBuilder
-	for _, step := range set.steps {
-		other := step.set
-		if step.other != "" {
-			if r.sets[step.other].state == visiting {
-				r.circle(step.other, step.at, path)
-				continue
-			}
-			var inner netipx.IPSetBuilder
-			for _, p := range r.resolve(step.other, path) {
-				inner.AddPrefix(p)
-			}
-			other, _ = inner.IPSet()
+	held := 0 // at most so many prefixes in b
+	for i, step := range set.steps {
+		if step.other != "" && r.sets[step.other].state == visiting {
+			r.circle(step.other, step.at, path)
+			continue
 		}
+		operand := r.operand(step, path)
+		held += len(operand)
 		if step.remove {
-			b.RemoveSet(other)
-		} else {
-			b.AddSet(other)
+			held += maxCut
+		}
+		if i > 0 && step.remove != set.steps[i-1].remove { // the builder works out what it has
+			r.setWork += held
+		}
+		if r.setWork += len(operand); r.exhausted(set.at) {
+			return nil
+		}
+		for _, p := range operand {
+			if step.remove {
+				b.RemovePrefix(p)
+			} else {
+				b.AddPrefix(p)
+			}
 		}
 	}
-	whole, err := b.IPSet()
-	if err == nil {
+	if r.setWork += held; r.exhausted(set.at) {
+		return nil
+	}
+	if whole, err := b.IPSet(); err == nil {
 		set.prefixes = whole.Prefixes()
 	}
-	set.state = done
 	return set.prefixes
 }
 
-// ipsetSelectors reads a set where a selector stands.
-func (r *reader) ipsetSelectors(s string, at int, in place) (out []selector, ok bool) {
-	if in == inTest {
-		r.err(at, "name one address in it", "%s is a set of networks: a test goes from one address to one", quote(s))
-		return nil, false
+// maxCut is how many prefixes the removal of one address may leave of one.
+const maxCut = 128
+
+// operand is what a step adds or removes.
+func (r *reader) operand(step ipsetStep, path []string) []netip.Prefix {
+	if step.other != "" {
+		return r.resolve(step.other, path)
 	}
+	return step.set.Prefixes()
+}
+
+// exhausted reports whether the work is done for, and says so once.
+func (r *reader) exhausted(at int) bool {
+	if r.setWork > maxIPSetWork && !r.setsExhausted {
+		r.setsExhausted = true
+		r.err(at, "use larger networks, and fewer removals", "the ipsets come to more than %d networks while they are worked out", maxIPSetWork)
+	}
+	return r.setsExhausted
+}
+
+// ipsetSelectors reads a set where a selector stands.
+func (r *reader) ipsetSelectors(s string, at int) (out []selector, ok bool) {
 	if !r.knownIPSet(s, at) {
 		return nil, false
 	}
 	set := r.sets[s]
+	if r.expanded += len(set.prefixes); r.expanded > maxIPSetWork {
+		if r.expanded-len(set.prefixes) <= maxIPSetWork {
+			r.err(at, "use larger networks, or name the set in fewer rules", "the ipsets that rules name come to more than %d networks", maxIPSetWork)
+		}
+		return nil, false
+	}
 	if len(set.prefixes) == 0 {
 		r.warn(at, "", "nothing is in %s", quote(s))
 	}

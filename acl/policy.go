@@ -88,7 +88,9 @@ func (r *reader) policy(root *hujson.Value) {
 	r.object(root, "the policy", append(fields, r.settings()...))
 	slices.SortStableFunc(r.pol.rules, func(a, b statement) int { return a.ref.compare(b.ref) })
 	r.budget()
-	r.suspectRules()
+	if r.found() == 0 {
+		r.suspectRules()
+	}
 }
 
 // rules reads a section of rules with one.

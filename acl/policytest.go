@@ -23,7 +23,7 @@ func (f TestFailure) String() string {
 // Test runs the policy's own tests against the directory: every failure, in the file's order. d may be empty, and is not changed.
 //
 // accept holds when every node that src names may open the flow to every node that dst names, at each pair of their addresses that are of
-// one family; deny when none may at any. Where a user, tag, group or address names no node yet, a node as it would be stands in: with both
+// one family, of which there must be one; deny when none may at any. Where a user, tag, group or address names no node yet, a node as it would be stands in: with both
 // address families, but no overlay address, so a rule by CIDR does not name it. srcPostureAttrs are the source's device for one test. A
 // test without proto asks about TCP or UDP, as Tailscale's do; one about icmp asks about port 0.
 func (p *Policy) Test(d *Directory, now time.Time) (failures []TestFailure) {
@@ -39,10 +39,21 @@ func (p *Policy) Test(d *Directory, now time.Time) (failures []TestFailure) {
 			if message := w.judge(t, e, now); message != "" {
 				failures = append(failures, TestFailure{e.at.line, e.at.column, message})
 			}
+			if w.work > maxTestWork {
+				failures = append(failures, TestFailure{e.at.line, e.at.column, fmt.Sprintf(
+					"tests[%d]: not run to its end, nor any after it: the tests come to more than %d comparisons", t.index, maxTestWork)})
+				return append(failures, p.sshFailures(d)...)
+			}
 		}
 	}
 	return slices.Clip(append(failures, p.sshFailures(d)...))
 }
+
+// maxTestWork bounds the comparisons of one Test, sshTests aside. Tests, nodes and rules multiply.
+const (
+	maxTestWork = 20_000_000
+	entryWork   = 100 // what making a node's entry comes to
+)
 
 // world is a directory in which every selector of the tests names somebody, compiled.
 type world struct {
@@ -54,9 +65,13 @@ type world struct {
 	byAddr  map[netip.Addr][]NodeID
 	users   map[string]UserID // by login
 	names   map[NodeID]string
-	places  map[NodeID]int  // in dir.Nodes
-	standIn map[NodeID]bool // has both address families, and no address
-	owners  bool            // some rule looks at owners
+	places  map[NodeID]int       // in dir.Nodes
+	standIn map[NodeID]bool      // has both address families, and no address
+	owners  bool                 // some rule looks at owners
+	named   map[string][]NodeID  // by a selector's key
+	ended   map[string][]testEnd // by a selector's key, as the nodes are
+	asserts int                  // values that postures compare with
+	work    int
 }
 
 func newWorld(p *Policy, d *Directory) (*world, error) {
@@ -64,6 +79,12 @@ func newWorld(p *Policy, d *Directory) (*world, error) {
 		policy: *p, dir: Directory{Users: slices.Clone(d.Users), Nodes: slices.Clone(d.Nodes)},
 		byLogin: map[string][]NodeID{}, byTag: map[string][]NodeID{}, byAddr: map[netip.Addr][]NodeID{},
 		users: map[string]UserID{}, names: map[NodeID]string{}, places: map[NodeID]int{}, standIn: map[NodeID]bool{},
+		named: map[string][]NodeID{}, ended: map[string][]testEnd{},
+	}
+	for _, posture := range p.postures {
+		for _, a := range posture.assertions {
+			w.asserts += 1 + len(a.values)
+		}
 	}
 	w.policy.memberOf = maps.Clone(p.memberOf)
 	w.survey()
@@ -106,6 +127,15 @@ func (w *world) survey() {
 
 // nodes lists whom a test's selector names; before the world is compiled it adds a stand-in where that is nobody.
 func (w *world) nodes(s selector) []NodeID {
+	out, known := w.named[s.key()]
+	if !known {
+		out = w.lookUp(s)
+		w.named[s.key()] = out
+	}
+	return out
+}
+
+func (w *world) lookUp(s selector) []NodeID {
 	switch s.kind {
 	case kindUser:
 		return w.userNodes(s.text)
@@ -168,18 +198,26 @@ func (w *world) groupNodes(name string) (out []NodeID) {
 
 // judge returns what is wrong with an expectation, "" when it holds.
 func (w *world) judge(t test, e expectation, now time.Time) string {
-	dsts := w.ends(e.dst, nil)
-	for _, a := range w.ends(t.src, t.attrs) {
+	dsts, asked := w.ends(e.dst), false
+	for _, a := range w.assume(w.ends(t.src), t.attrs) {
 		rules := w.candidates(&entry{subject: *a.subject}, w.bySrc, &w.bySrcPrefix)
+		w.work += 1 + len(rules)
 		for _, b := range dsts {
+			if w.work += 1; w.work > maxTestWork {
+				return ""
+			}
 			if a.family&b.family == 0 {
 				continue
 			}
+			asked = true
 			allowed, denied := w.decide(rules, a.end, b.end, t.protos, e.port, now)
 			if (allowed != nil && denied == nil) != e.accept {
 				return w.failure(t, e, allowed, denied, a.end, b.end, now)
 			}
 		}
+	}
+	if e.accept && !asked { // nothing asked is not a yes
+		return fmt.Sprintf("tests[%d]: %s -> %s is refused, but the test accepts it: the two have no address family in common", t.index, t.src.text, e.text)
 	}
 	return ""
 }
@@ -190,19 +228,21 @@ type testEnd struct {
 	family family
 }
 
-// ends lists the addresses of those that a selector names, one of those that no rule can tell apart. attrs, unless nil, are what the nodes
-// are taken to be like.
-func (w *world) ends(s selector, attrs map[string]string) (out []testEnd) {
+// ends lists the addresses of those that a selector names, one of those that no rule can tell apart.
+func (w *world) ends(s selector) []testEnd {
+	if out, known := w.ended[s.key()]; known {
+		return out
+	}
+	var out []testEnd
 	seen := map[string]bool{}
 	for _, id := range w.nodes(s) {
-		subject := w.subjectOf(id, attrs)
-		for _, e := range w.addresses(id, subject) {
+		for _, e := range w.addresses(id, &w.find(id).subject) {
 			if s.kind == kindPrefix && e.addr != s.prefix.Addr() {
 				continue
 			}
-			like := fmt.Sprint(e.family, subject.Roles, w.bySrcPrefix.around(e.addr), w.byDstPrefix.around(e.addr))
+			like := fmt.Sprint(e.family, e.subject.Roles, w.bySrcPrefix.around(e.addr), w.byDstPrefix.around(e.addr))
 			if w.owners {
-				like += string(subject.Owner)
+				like += string(e.subject.Owner)
 			}
 			if !seen[like] {
 				seen[like] = true
@@ -210,16 +250,25 @@ func (w *world) ends(s selector, attrs map[string]string) (out []testEnd) {
 			}
 		}
 	}
+	w.ended[s.key()] = out
 	return out
 }
 
-func (w *world) subjectOf(id NodeID, attrs map[string]string) *Subject {
+// assume returns ends as they were if their nodes had these attributes; attrs may be nil, and they are as they are.
+func (w *world) assume(ends []testEnd, attrs map[string]string) []testEnd {
 	if attrs == nil {
-		return &w.find(id).subject
+		return ends
 	}
-	n := w.dir.Nodes[w.places[id]]
-	n.Attributes = attrs
-	return &w.entryOf(&n).subject
+	out := slices.Clone(ends)
+	for i := range out {
+		if w.work += entryWork + w.asserts; w.work > maxTestWork {
+			return nil
+		}
+		n := w.dir.Nodes[w.places[out[i].subject.Node]]
+		n.Attributes = attrs
+		out[i].subject = &w.entryOf(&n).subject
+	}
+	return out
 }
 
 func (w *world) addresses(id NodeID, s *Subject) (out []testEnd) {
@@ -237,6 +286,7 @@ func (w *world) decide(rules []int, a, b end, protos []Proto, port uint16, now t
 	for _, p := range protos {
 		for _, i := range rules {
 			r := &w.rules[i].Rule
+			w.work++
 			if !r.fits(a, b) || !r.passes(b) || !r.covers(p, port) || !r.inForce(now) {
 				continue
 			}
@@ -251,6 +301,7 @@ func (w *world) decide(rules []int, a, b end, protos []Proto, port uint16, now t
 }
 
 func (w *world) deniedBy(a, b end, p Proto, port uint16, now time.Time) *Rule {
+	w.work += len(w.denies)
 	for i := range w.denies {
 		if r := &w.denies[i].Rule; r.fits(a, b) && r.covers(p, port) && !r.over(now) {
 			return r
@@ -272,6 +323,7 @@ func (w *world) failure(t test, e expectation, allowed, denied *Rule, a, b end, 
 		return fmt.Sprintf("%s is allowed by %s, but the test denies it", flow, allowed.Ref)
 	}
 	var near []NearMiss
+	w.work += 2 * len(w.rules)
 	for i := range w.rules {
 		r := &w.rules[i].Rule
 		covers := slices.ContainsFunc(t.protos, func(p Proto) bool { return r.covers(p, e.port) })

@@ -17,7 +17,8 @@ type posture struct {
 // Bounds on postures: every device is judged by every assertion.
 const (
 	maxPostures   = 1000
-	maxAssertions = 100 // of one posture
+	maxAssertions = 100    // of one posture
+	maxValues     = 10_000 // that the assertions of all postures compare with
 )
 
 // holds reports whether a device with these attributes is so. A posture without assertions never holds: nothing asked is not a yes (R1).
@@ -106,6 +107,10 @@ func (r *reader) assertions(v *hujson.Value, name string, p *posture) {
 			r.warn(at, m.hint, "%s: %s", quote(s), m.problem)
 		}
 		p.assertions = append(p.assertions, a)
+		before := r.values
+		if r.values += max(1, len(a.values)); r.values > maxValues && before <= maxValues {
+			r.err(at, "", "the postures compare with more than %d values", maxValues)
+		}
 	}
 }
 

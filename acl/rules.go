@@ -119,19 +119,20 @@ func (r *reader) defaultPosture(s *statement, seen map[string]bool) {
 	}
 }
 
-// via reads a grant's via: tags of routers.
+// via reads a grant's via: tags of routers, each once. An empty list could be read as no way, or as any (R1).
 func (r *reader) via(v *hujson.Value, what string) (tags []string) {
-	elems, _ := r.array(v, what+".via")
-	for i := range elems {
-		s, ok := r.text(&elems[i], "an element of "+what+".via")
-		switch at := elems[i].StartOffset; {
+	seen := map[string]bool{}
+	r.nonempty(v, what+".via", "name the routers by their tag, or leave `via` out and any router will do", func(v *hujson.Value) {
+		s, ok := r.text(v, "an element of "+what+".via")
+		switch at := v.StartOffset; {
 		case !ok:
 		case !strings.HasPrefix(s, "tag:"):
 			r.err(at, "name the routers by their tag", "%s cannot stand in via: only tags can", quote(s))
-		case r.knownTag(s, at) && !slices.Contains(tags, s):
+		case r.knownTag(s, at) && !seen[s]:
+			seen[s] = true
 			tags = append(tags, s)
 		}
-	}
+	})
 	return tags
 }
 
@@ -285,6 +286,9 @@ func (r *reader) selectorPorts(s string, at int, in place, protos []Proto) ([]se
 	host, ports, ok := cutPorts(s)
 	if !ok {
 		hint := fmt.Sprintf("write %s, or %s for every port", quote(s+":22"), quote(s+":*"))
+		if in == inTest {
+			hint = fmt.Sprintf("write %s", quote(s+map[bool]string{false: ":22", true: ":0"}[portless(protos)]))
+		}
 		if strings.HasPrefix(s, "[") && !strings.HasSuffix(s, "]") {
 			hint = "write `[ADDRESS]:22`"
 		}
@@ -299,6 +303,8 @@ func (r *reader) selectorPorts(s string, at int, in place, protos []Proto) ([]se
 	switch {
 	case in == inTest && portless(protos) && ports == "0":
 		spans, problem = []span{{}}, ""
+	case in == inTest && ports == "0":
+		problem, hint = "port 0 is none that a flow goes to", "name the port that you ask about"
 	case problem != "":
 	case in == inTest && portless(protos):
 		problem, hint = "a test of a protocol without ports asks about port 0", fmt.Sprintf("write %s", quote(host+":0"))
@@ -328,7 +334,7 @@ func cutPorts(s string) (host, ports string, ok bool) {
 		inner, closed := strings.CutSuffix(inner, "]")
 		return inner, ports, closed
 	}
-	return host, ports, !slices.Contains([]string{"tag", "group", "autogroup", "ipset", "svc", "host", "user"}, host)
+	return host, ports, !slices.Contains(selectorPrefixes, host)
 }
 
 // capabilities reads a grant's ip.
@@ -346,7 +352,8 @@ func (r *reader) capability(s string, at int) []Ports {
 	name, rest, hasProto := strings.Cut(s, ":")
 	var protos []Proto
 	if !hasProto {
-		if _, isProto := named(name); isProto && !strings.ContainsAny(name, "0123456789") {
+		_, isProto := named(name)
+		if _, isNumber := decimal(name, lastPort); isProto && !isNumber {
 			r.err(at, fmt.Sprintf("write %s", quote(name+":*")), "%s has no ports", quote(s))
 			return nil
 		}

@@ -153,11 +153,40 @@ func TestOddAddressesBelongToNobody(t *testing.T) {
 	}
 }
 
-func TestPrefixesNeverMatchANodesOwnAddress(t *testing.T) {
+func TestPrefixesMatchANodesOwnAddressesAndNotItsOthers(t *testing.T) {
 	set := Set{Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")}}
 	rs := pair(Rule{Src: Set{Roles: []RoleID{1}}, Dst: set})
-	if rs.Allows(ssh, now).Allow {
-		t.Error("a prefix without its role matches a node")
+	if !rs.Allows(ssh, now).Allow {
+		t.Error("a prefix does not match an address in it")
+	}
+	rs.Subjects[0].Addresses = []netip.Addr{netip.MustParseAddr("fd7a::1")}
+	if rs.Allows(Flow{netip.MustParseAddr("fd7a::1"), addrB6, TCP, 22}, now).Allow {
+		t.Error("a prefix around a node's IPv4 address matches its IPv6 one")
+	}
+}
+
+// What lies beyond an exit node is another set than what lies behind a subnet router and at nodes.
+func TestExitsCarryBeyondAloneAndNothingElseDoes(t *testing.T) {
+	everything := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	public, inside := netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("10.1.1.1")
+	for name, c := range map[string]struct {
+		dst  Set
+		to   netip.Addr
+		want bool
+	}{
+		"prefixes beyond an exit":           {Set{Prefixes: everything}, public, false},
+		"beyond at a node":                  {Set{Beyond: everything}, addrB, false},
+		"beyond behind a subnet router":     {Set{Beyond: everything}, inside, false},
+		"beyond an exit":                    {Set{Beyond: everything}, public, true},
+		"prefixes behind a subnet router":   {Set{Prefixes: everything}, inside, true},
+		"the exit's role beyond it":         {Set{Roles: []RoleID{2}}, public, false},
+		"the router's role behind a subnet": {Set{Roles: []RoleID{2}}, inside, false},
+	} {
+		rs := pair(Rule{Src: Set{Roles: []RoleID{1}}, Dst: c.dst})
+		rs.Subjects[1].Routes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.0.0.0/8")}
+		if got := rs.Allows(Flow{addrA, c.to, TCP, 22}, now).Allow; got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package acl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -77,8 +78,8 @@ var autogroups = []struct {
 
 // expand reads s, which an ipset makes several selectors of.
 func (r *reader) expand(s string, at int, in place) ([]selector, bool) {
-	if strings.HasPrefix(s, "ipset:") {
-		return r.ipsetSelectors(s, at, in)
+	if strings.HasPrefix(s, "ipset:") && in != inTest {
+		return r.ipsetSelectors(s, at)
 	}
 	sel, ok := r.selector(s, at, in)
 	if ok && in != inTest {
@@ -97,7 +98,10 @@ func (r *reader) suspect(s selector, at int) {
 // selector reads s, found at offset at.
 func (r *reader) selector(s string, at int, in place) (selector, bool) {
 	prefix, rest, marked := strings.Cut(s, ":")
-	switch {
+	switch trimmed := strings.TrimSpace(s); {
+	case trimmed != s && trimmed != "":
+		r.err(at, fmt.Sprintf("did you mean %s?", quote(trimmed)), "%s has white space around it", quote(s))
+		return selector{}, false
 	case s == "*":
 		return r.anySelector(at, in)
 	case prefix == "autogroup":
@@ -107,10 +111,16 @@ func (r *reader) selector(s string, at int, in place) (selector, bool) {
 		return selector{kind: kindGroup, text: s}, ok
 	case prefix == "tag" && marked:
 		return selector{kind: kindTag, text: s}, r.knownTag(s, at)
-	case prefix == "user" && marked && in != inTest:
+	case prefix == "user" && marked && in == inTest:
+		r.err(at, oneInTest, "%s cannot stand in a test", quote(s))
+		return selector{}, false
+	case prefix == "user" && marked:
 		return r.domain(s, at)
-	case prefix == "svc" && marked && in == inDst:
-		return r.service(s, at)
+	case prefix == "svc" && marked:
+		return r.service(s, at, in)
+	case prefix == "ipset" && marked && in == inTest:
+		r.err(at, "name one address in it", "%s is a set of networks: a test goes from one address to one", quote(s))
+		return selector{}, false
 	case prefix == "host" && marked:
 		return r.addressSelector(rest, at, in)
 	case prefix == "posture" && marked:
@@ -123,9 +133,11 @@ func (r *reader) selector(s string, at int, in place) (selector, bool) {
 	return r.addressSelector(s, at, in)
 }
 
+const oneInTest = "name one user, group, tag, host or address"
+
 func (r *reader) anySelector(at int, in place) (selector, bool) {
 	if in == inTest {
-		r.err(at, "name one user, group, tag, host or address", "`*` cannot stand in a test")
+		r.err(at, oneInTest, "`*` cannot stand in a test")
 		return selector{}, false
 	}
 	return selector{kind: kindAny, text: "*"}, true
@@ -144,7 +156,7 @@ func (r *reader) autogroup(s string, at int, in place) (selector, bool) {
 		}
 		switch {
 		case in == inTest:
-			r.err(at, "name one user, group, tag, host or address", "%s cannot stand in a test", quote(s))
+			r.err(at, oneInTest, "%s cannot stand in a test", quote(s))
 		case in == inSrc && !a.src || in == inDst && !a.dst:
 			r.misplacedAutogroup(s, at)
 		default:
@@ -179,7 +191,7 @@ func (r *reader) misplacedAutogroup(s string, at int) {
 // domain reads user:*@DOMAIN: every user of a domain.
 func (r *reader) domain(s string, at int) (selector, bool) {
 	domain, ok := strings.CutPrefix(s, domainSelector)
-	if !ok {
+	if !ok || domain == "" || strings.ContainsAny(domain, "@ *") {
 		hint := "every user of a domain is written `user:*@example.com`"
 		if strings.Contains(s, "@") && !strings.Contains(s, "*") {
 			hint = fmt.Sprintf("did you mean %s?", quote(strings.TrimPrefix(s, "user:")))
@@ -192,9 +204,13 @@ func (r *reader) domain(s string, at int) (selector, bool) {
 }
 
 // service reads svc:NAME. There are no services here, so it names nobody.
-func (r *reader) service(s string, at int) (selector, bool) {
-	if badService(strings.TrimPrefix(s, "svc:")) {
-		r.err(at, "services are written `svc:NAME`, with lower-case letters, digits and hyphens", "%s is no service", quote(s))
+func (r *reader) service(s string, at int, in place) (selector, bool) {
+	switch {
+	case badService(strings.TrimPrefix(s, "svc:")):
+		r.err(at, "services are written `svc:NAME`, with letters, digits and hyphens", "%s is no service", quote(s))
+		return selector{}, false
+	case in != inDst:
+		r.err(at, "", "%s can only stand in the dst of a rule: it is a service", quote(s))
 		return selector{}, false
 	}
 	r.warn(at, "", "%s names nobody: Picket has no services", quote(s))
@@ -208,7 +224,7 @@ func (r *reader) addressSelector(s string, at int, in place) (selector, bool) {
 	switch h, known := r.pol.hosts[s]; {
 	case known:
 		sel.prefix, ok = h.prefix, true
-	case looksLikeAddress(s):
+	case meantAsAddress(s):
 		sel.prefix, ok = r.prefix(s, at)
 	default:
 		r.unknownHost(s, at)
@@ -220,13 +236,21 @@ func (r *reader) addressSelector(s string, at int, in place) (selector, bool) {
 	return sel, ok
 }
 
+// selectorPrefixes are what selectors begin with that are neither logins, addresses nor hosts.
+var selectorPrefixes = []string{"autogroup", "group", "tag", "user", "svc", "ipset", "host"}
+
 func (r *reader) unknownHost(s string, at int) {
+	prefix, rest, _ := strings.Cut(s, ":")
 	hint := "a selector is a user (`alice@example.com`), `group:…`, `tag:…`, `autogroup:…`, `ipset:…`, a name from `hosts`, an address, a CIDR, or `*`"
 	switch {
 	case r.pol.tags["tag:"+s] != nil:
 		hint = fmt.Sprintf("did you mean %s?", quote("tag:"+s))
 	case r.pol.groups["group:"+s] != nil:
 		hint = fmt.Sprintf("did you mean %s?", quote("group:"+s))
+	case slices.Contains(selectorPrefixes, strings.ToLower(prefix)):
+		hint = fmt.Sprintf("names are case-sensitive, did you mean %s?", quote(strings.ToLower(prefix)+":"+rest))
+	case strings.Contains(s, "-") && looksLikeAddress(strings.ReplaceAll(s, "-", "")):
+		hint = "a range can only stand in `ipsets`"
 	default:
 		if near := r.nearest(s, r.hostNames); near != "" {
 			hint = fmt.Sprintf("did you mean %s?", quote(near))
@@ -258,6 +282,12 @@ func looksLikeAddress(s string) bool {
 		return true
 	}
 	return s != "" && strings.Trim(s, "0123456789.") == ""
+}
+
+// meantAsAddress is looksLikeAddress without what has letters that no address has: that is another selector, misspelt.
+func meantAsAddress(s string) bool {
+	alien := func(c rune) bool { return isLetter(c) && !strings.ContainsRune("abcdefABCDEF", c) }
+	return looksLikeAddress(s) && (strings.Contains(s, "%") || !strings.ContainsFunc(s, alien))
 }
 
 // prefix reads an address or CIDR in its one form (R34): no zone, not IPv4-mapped, no bits set behind the mask. An address is a prefix

@@ -85,7 +85,7 @@ func bare(in []placed) []selector {
 	for i, p := range in {
 		out[i] = p.selector
 	}
-	return distinct(out)
+	return out
 }
 
 func (r *reader) sshAction(v *hujson.Value, what string) (check bool) {
@@ -127,13 +127,16 @@ func (r *reader) sshDestinations(v *hujson.Value, what string) []placed {
 	})
 }
 
+// sshSelectors reads a list of selectors, each once.
 func (r *reader) sshSelectors(v *hujson.Value, what string, read func(s string, at int) (selector, bool)) (out []placed) {
+	seen := map[string]bool{}
 	r.list(v, what, func(v *hujson.Value) {
 		s, ok := r.text(v, "a selector of "+what)
 		if !ok {
 			return
 		}
-		if sel, ok := read(s, v.StartOffset); ok {
+		if sel, ok := read(s, v.StartOffset); ok && !seen[sel.key()] {
+			seen[sel.key()] = true
 			out = append(out, placed{sel, v.StartOffset})
 		}
 	})

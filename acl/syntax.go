@@ -19,6 +19,10 @@ type reader struct {
 	// what is defined, in the file's order, to suggest from
 	groupNames, tagNames, hostNames, setNames, postureNames []string
 	sets                                                    map[string]*ipset // by name, "ipset:…"
+	setWork                                                 int               // prefixes that ipsets took so far
+	setsExhausted                                           bool
+	expanded                                                int // prefixes that rules have of ipsets
+	values                                                  int // literals in postures
 }
 
 // member is one member of an object, its name unescaped.

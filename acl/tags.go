@@ -2,32 +2,26 @@ package acl
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/tailscale/hujson"
 )
 
 // tagOwners is one member of tagOwners: who may put the tag on nodes.
 type tagOwners struct {
-	at      int
-	users   []string
-	groups  []string
-	tags    []string
-	members bool // autogroup:member
+	at   int
+	by   []selector // people
+	tags []string
 }
 
 // HasTag reports whether the policy's tagOwners defines tag ("tag:db").
 func (p *Policy) HasTag(tag string) bool { return p.tags[tag] != nil }
 
-// OwnsTag reports whether login may put tag on a node: tagOwners names the login, one of its groups, autogroup:member, or a tag that the
-// login owns. Administrators may use every tag that HasTag knows, whoever owns it; who they are is not the policy's to say, so neither
-// an empty list nor autogroup:admin makes anybody an owner here.
+// OwnsTag reports whether login may put tag on a node: tagOwners names the login, its domain, one of its groups, autogroup:member, or a tag
+// that the login owns. Administrators may use every tag that HasTag knows, whoever owns it; who has which role is not for the policy to say,
+// so neither an empty list nor autogroup:admin and its like make anybody an owner here.
 func (p *Policy) OwnsTag(login, tag string) bool {
-	login = foldLogin(login)
-	return login != "" && p.ownedBy(tag, map[string]bool{}, func(o *tagOwners) bool {
-		inGroup := func(g string) bool { return slices.Contains(p.memberOf[login], g) }
-		return o.members || slices.Contains(o.users, login) || slices.ContainsFunc(o.groups, inGroup)
-	})
+	who := p.identify(nil, login, "")
+	return p.ownedBy(tag, map[string]bool{}, func(o *tagOwners) bool { return slices.ContainsFunc(o.by, who.is) })
 }
 
 // TagOwnsTag reports whether nodes tagged owner may put tag on nodes: tagOwners names owner, directly or through another tag.
@@ -66,29 +60,18 @@ func (r *reader) tagOwners(v *hujson.Value) {
 	}
 }
 
+var owning = purpose{"cannot own a tag", "users, groups, tags, `autogroup:member` and roles such as `autogroup:admin` can", people}
+
 func (r *reader) tagOwner(o *tagOwners, tag string, v *hujson.Value) {
-	at := v.StartOffset
 	s, ok := r.text(v, "an owner of "+quote(tag))
 	if !ok {
 		return
 	}
-	switch {
-	case strings.HasPrefix(s, "group:"):
-		if _, ok := r.knownGroup(s, at); ok {
-			o.groups = append(o.groups, s)
-		}
-	case strings.HasPrefix(s, "tag:"):
-		if r.knownTag(s, at) {
-			o.tags = append(o.tags, s)
-		}
-	case s == "autogroup:member":
-		o.members = true
-	case s == "autogroup:admin": // administrators own every tag
-	case strings.Contains(s, "@") && !strings.Contains(s, ":"):
-		if login, ok := r.login(s, at); ok {
-			o.users = append(o.users, login)
-		}
+	switch sel, ok := r.identitySelector(s, v.StartOffset, inSrc, owning); {
+	case !ok:
+	case sel.kind == kindTag:
+		o.tags = append(o.tags, sel.text)
 	default:
-		r.err(at, "", "%s cannot own a tag: users, groups, tags, `autogroup:member` and `autogroup:admin` can", quote(s))
+		o.by = append(o.by, sel)
 	}
 }

@@ -385,8 +385,16 @@ func (v *viewer) narrowEnd(set Set, sides []side, anySrc, deny bool) (out Set) {
 	return out
 }
 
-// holding lists the prefixes, but those of everything, that one of addresses lies in.
+// holding lists the prefixes, but those of everything, that one of addresses lies in. Many prefixes are looked through by way of an index.
 func holding(prefixes []netip.Prefix, addresses []netip.Addr) (out []netip.Prefix) {
+	if len(prefixes) <= 16 {
+		for _, p := range prefixes {
+			if p.Bits() > 0 && slices.ContainsFunc(addresses, p.Contains) {
+				out = append(out, p)
+			}
+		}
+		return out
+	}
 	var x prefixIndex
 	x.add(slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return p.Bits() == 0 }), 0)
 	for _, a := range addresses {

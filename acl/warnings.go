@@ -1,11 +1,15 @@
 package acl
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
-// Warnings about rules: what is legal, and probably not meant. They are found once every section has been read.
+// Warnings about rules: what is legal, and probably not meant. Those of a file alone are found once every section has been read; those that
+// depend on who is there today, when a directory is at hand.
 
 // overlayRanges are where overlays give out addresses: the range of RFC 6598, and the one that IPv6's unique local addresses (RFC 4193)
 // are drawn from by default here.
@@ -44,18 +48,43 @@ const maxShadowSteps = 2_000_000
 // suspectShadowed warns of rules all of which another allows already, whatever its other conditions. Where two say the same the later one is
 // named.
 func (r *reader) suspectShadowed() {
+	sizes := make([]ruleSize, len(r.pol.rules))
+	for i, s := range r.pol.rules {
+		sizes[i] = sizeOf(s)
+	}
 	steps := 0
 	for i, s := range r.pol.rules {
 		for j, by := range r.pol.rules {
-			if steps += 1 + len(s.src) + len(by.src); steps > maxShadowSteps {
+			if steps++; steps > maxShadowSteps {
 				return
 			}
-			if i != j && shadows(by, s) && (j < i || !shadows(s, by)) {
+			cost := sizes[i].against(sizes[j])
+			if i == j || cost > maxShadowSteps-steps {
+				continue // cheaper pairs may follow
+			}
+			steps += cost
+			if shadows(by, s) && (j < i || !shadows(s, by)) {
 				r.warnAt(s.ref, "remove one of the two", "%s[%d] allows nothing that %s does not allow already", s.ref.Section, s.ref.Index, by.ref)
 				break
 			}
 		}
 	}
+}
+
+// ruleSize is what comparing an entry with another costs by.
+type ruleSize struct{ src, dst, ports, targets int }
+
+func sizeOf(s statement) ruleSize {
+	n := ruleSize{src: len(s.src), targets: len(s.targets)}
+	for _, t := range s.targets {
+		n.dst, n.ports = n.dst+len(t.dst), n.ports+len(t.ports)
+	}
+	return n
+}
+
+// against is the number of comparisons that shadows makes at most, either way.
+func (n ruleSize) against(o ruleSize) int {
+	return 2 * (n.src*o.src + n.dst*o.dst + n.ports*o.targets + o.ports*n.targets)
 }
 
 // shadows reports whether everything that s allows by allows as well, by what both say and nothing else.
@@ -97,10 +126,10 @@ func coversAll(all, some []selector) bool {
 // names reports whether s names, in every directory, whom o names.
 func (s selector) names(o selector) bool {
 	switch {
-	case s.key() == o.key():
-		return true
 	case s.kind == kindPrefix && o.kind == kindPrefix:
 		return s.prefix.Bits() <= o.prefix.Bits() && s.prefix.Contains(o.prefix.Addr())
+	case s.kind == o.kind && s.text == o.text:
+		return true
 	case s.kind == kindMember:
 		return slices.Contains([]kind{kindUser, kindGroup, kindDomain, kindRole}, o.kind)
 	case s.kind == kindTagged:
@@ -120,4 +149,131 @@ func (r *reader) suspectHosts() {
 			r.warn(h.at, "name nodes by tag, group or user instead", "host %s overlaps the range that node addresses are given out from", quote(name))
 		}
 	}
+}
+
+// WarningsFor lists, in the file's order and at most 100, the rules and denies with an end at which nobody of d stands: no node that has the
+// name or address, and no route to the address. What the file alone shows (Warnings) is not repeated. Its cost is that of a Compile.
+func (p *Policy) WarningsFor(d *Directory) (out []Diagnostic) {
+	c, err := Compile(p, d, nil) // the roles do not leave this function
+	if err != nil {
+		return []Diagnostic{{Severity: SeverityWarning, Message: err.Error()}}
+	}
+	census := census{Compiled: c, ways: map[string]*ways{}}
+	for _, s := range slices.Concat(p.rules, p.denies) {
+		for _, at := range census.deserted(s) {
+			out = append(out, Diagnostic{
+				SeverityWarning, s.ref.Line, s.ref.Column, fmt.Sprintf("%s[%d].%s names no node, and nothing behind a route, today", s.ref.Section, s.ref.Index, at),
+				"it changes nothing until that is there",
+			})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Diagnostic) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column)) })
+	return slices.Clip(out[:min(len(out), maxReported)])
+}
+
+// census says which selectors name somebody.
+type census struct {
+	*Compiled
+	ways  map[string]*ways // by the tags of via, joined
+	spent int              // routers looked at
+}
+
+// maxCensus bounds the routers that one census looks at, again for each via.
+const maxCensus = 2_000_000
+
+// deserted lists which ends of an entry nobody stands at, "src" and "dst". An empty list is nobody by intent.
+func (c *census) deserted(s statement) (ends []string) {
+	if len(s.src) > 0 && !slices.ContainsFunc(s.src, func(s selector) bool { return c.names(s, nil) }) {
+		ends = append(ends, "src")
+	}
+	named, some := false, false
+	for _, t := range s.targets {
+		some = some || len(t.dst) > 0
+		named = named || slices.ContainsFunc(t.dst, func(d selector) bool { return c.names(d, s.via) })
+	}
+	if some && !named {
+		ends = append(ends, "dst")
+	}
+	return ends
+}
+
+// names reports whether a selector names a node, or an address behind a route; where via is not empty, only what lies behind a route of a
+// router with one of its tags.
+func (c *census) names(s selector, via []string) bool {
+	switch s.kind {
+	case kindInternet:
+		return c.routes(via).exit
+	case kindPrefix:
+		if len(via) == 0 {
+			for range c.within(s.prefix) {
+				return true
+			}
+		}
+		return c.routes(via).meet(s.prefix)
+	}
+	if len(via) > 0 {
+		return false
+	}
+	key := s.key()
+	if s.kind == kindSelf {
+		key = "autogroup:member"
+	}
+	for range c.members.at(roleKey(c.book.ids[key])) {
+		return true
+	}
+	return false
+}
+
+// ways are the routes of some routers.
+type ways struct {
+	exit    bool
+	subnets []netip.Prefix // sorted, each once
+	set     map[netip.Prefix]bool
+}
+
+// routes returns the routes of those with one of the tags, or of all.
+func (c *census) routes(tags []string) *ways {
+	key := strings.Join(tags, " ")
+	if w := c.ways[key]; w != nil {
+		return w
+	}
+	w := &ways{set: map[netip.Prefix]bool{}}
+	c.ways[key] = w
+	via, _ := c.book.roles(tags) // they are all there since Compile
+	for e := range c.routers.at("") {
+		if c.spent++; c.spent > maxCensus {
+			w.exit = true // unknown: no warning
+			w.subnets = everyPrefix()
+			break
+		}
+		if len(via) > 0 && !shares(e.subject.Roles, via) {
+			continue
+		}
+		for _, r := range e.subject.Routes {
+			if isExit(r) {
+				w.exit = true
+			} else {
+				w.subnets = append(w.subnets, r)
+			}
+		}
+	}
+	w.subnets = sortPrefixes(w.subnets)
+	for _, r := range w.subnets {
+		w.set[r] = true
+	}
+	return w
+}
+
+// meet reports whether p and one of the subnets have an address in common: one begins in p, or one holds all of p.
+func (w *ways) meet(p netip.Prefix) bool {
+	i, _ := slices.BinarySearchFunc(w.subnets, p.Addr(), func(r netip.Prefix, a netip.Addr) int { return r.Addr().Compare(a) })
+	if i < len(w.subnets) && p.Contains(w.subnets[i].Addr()) {
+		return true
+	}
+	for n := range p.Bits() {
+		if around, err := p.Addr().Prefix(n); err == nil && w.set[around] {
+			return true
+		}
+	}
+	return false
 }

@@ -33,8 +33,9 @@ func mustCompile(t testing.TB, p *Policy, d *Directory) *Compiled {
 	return c
 }
 
-// mustDirectory reads {"users": [{"name": LOGIN}], "nodes": [{"name", "user": LOGIN, "tags", "addresses", "routes"}]}. A node's id is "n"
-// and its place; a user's id "u" and its place, so that equal logins are different users. An unknown user's id is nobody's.
+// mustDirectory reads {"users": [{"name": LOGIN, "role"}], "nodes": [{"name", "user": LOGIN, "tags", "addresses", "routes", "attributes"}],
+// "overlay": [RANGE]}. A node's id is "n" and its place; a user's id "u" and its place, so that equal logins are different users. An unknown
+// user's id is nobody's.
 func mustDirectory(t testing.TB, text string) *Directory {
 	t.Helper()
 	std, err := hujson.Standardize([]byte(text))
@@ -42,22 +43,24 @@ func mustDirectory(t testing.TB, text string) *Directory {
 		t.Fatalf("directory: %v", err)
 	}
 	var in struct {
-		Users []struct{ Name string }
-		Nodes []struct {
+		Users   []struct{ Name, Role string }
+		Overlay []netip.Prefix
+		Nodes   []struct {
 			Name, User string
 			Tags       []string
 			Addresses  []netip.Addr
 			Routes     []netip.Prefix
+			Attributes map[string]string
 		}
 	}
 	if err := json.Unmarshal(std, &in); err != nil {
 		t.Fatalf("directory: %v", err)
 	}
-	d := &Directory{}
+	d := &Directory{Overlay: in.Overlay}
 	ids := map[string]UserID{"": ""}
 	for i, u := range in.Users {
 		ids[u.Name] = UserID(fmt.Sprintf("u%d", i))
-		d.Users = append(d.Users, User{ID: ids[u.Name], Login: u.Name})
+		d.Users = append(d.Users, User{ID: ids[u.Name], Login: u.Name, Role: u.Role})
 	}
 	for i, n := range in.Nodes {
 		owner, known := ids[n.User]
@@ -65,7 +68,7 @@ func mustDirectory(t testing.TB, text string) *Directory {
 			owner = "gone"
 		}
 		d.Nodes = append(d.Nodes, Node{
-			ID: NodeID(fmt.Sprintf("n%d", i)), Name: n.Name, Owner: owner, Tags: n.Tags, Addresses: n.Addresses, Routes: n.Routes,
+			ID: NodeID(fmt.Sprintf("n%d", i)), Name: n.Name, Owner: owner, Tags: n.Tags, Addresses: n.Addresses, Routes: n.Routes, Attributes: n.Attributes,
 		})
 	}
 	return d
