@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -67,16 +66,11 @@ func Access(s *Source, d *acl.Directory, q Query, now time.Time) (*Matrix, error
 			}
 		}
 	}
-	spreads := c.run()
-	if q.Ports != nil {
-		for _, e := range spreads {
-			e.ports = common(e.ports, q.Ports)
-		}
-		spreads = slices.DeleteFunc(spreads, func(e *spread) bool { return len(e.ports) == 0 })
-	}
+	c.only = q.Ports
+	found := c.run()
 	n := newNamer(s, d, c.world)
 	n.listNodes = !out.StandIns && (q.From != "" || q.To != "")
-	out.Lines = append(out.Lines, c.lines(spreads, [2]*namer{n, n})...)
+	out.Lines = append(out.Lines, c.lines(found, [2]*namer{n, n})...)
 	for i := range out.Lines {
 		out.Lines[i].Change, out.Lines[i].Other = "", nil
 	}

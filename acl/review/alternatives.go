@@ -1,7 +1,6 @@
 package review
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -14,8 +13,7 @@ type side struct {
 	source        *Source
 	rules, denies *matcher
 	conditions    [][]condition // of each rule, any one of which must hold
-	sameOwner     bits          // rules that are for nodes of one owner
-	sameOwnerDeny bits
+	texts, keys   [][]string    // of conditions
 }
 
 func newSide(s *Source, rs *acl.Ruleset, w *world, now time.Time) *side {
@@ -23,19 +21,15 @@ func newSide(s *Source, rs *acl.Ruleset, w *world, now time.Time) *side {
 	out := &side{
 		source: s,
 		rules:  newMatcher(rs.Rules, rs.Subjects, w.standIns, over), denies: newMatcher(rs.Denies, rs.Subjects, true, over),
-		sameOwner: newBits(len(rs.Rules)), sameOwnerDeny: newBits(len(rs.Denies)),
 	}
 	for i := range rs.Rules {
 		r := &rs.Rules[i]
-		out.conditions = append(out.conditions, out.alternatives(r, w))
-		if r.SameOwner {
-			out.sameOwner.set(i)
+		list := out.alternatives(r, w)
+		texts, keys := make([]string, len(list)), make([]string, len(list))
+		for k, c := range list {
+			texts[k], keys[k] = c.String(), c.key()
 		}
-	}
-	for i := range rs.Denies {
-		if rs.Denies[i].SameOwner {
-			out.sameOwnerDeny.set(i)
-		}
+		out.conditions, out.texts, out.keys = append(out.conditions, list), append(out.texts, texts), append(out.keys, keys)
 	}
 	return out
 }
@@ -78,56 +72,40 @@ func (s *Source) assertions(posture string) (out []string) {
 	return slices.Compact(out)
 }
 
-// alternative is ports that one rule opens under one condition.
+// alternative is a way that one rule opens under one condition.
 type alternative struct {
-	rule   int
-	listed []acl.Ports // all that the rule opens
-	ports  []acl.Ports
+	rule int
 	condition
+	text string // of the condition
 }
 
-// open lists what rules open when denies have taken their part.
-func (s *side) open(rules, denies bits) (out []alternative) {
-	var order []*acl.Rule
-	for i := range denies.all() {
-		order = append(order, &s.denies.rules[i])
-	}
-	lasting := func(r *acl.Rule) int64 {
-		if r.Until == 0 {
-			return 1<<63 - 1
+// open lists what rules open when denies have taken their part: all, or all until the last of them ends.
+func (s *side) open(rules, denies []int) (out []alternative) {
+	from := int64(0)
+	for _, i := range denies {
+		until := s.denies.rules[i].Until
+		if until == 0 {
+			return nil
 		}
-		return r.Until
+		from = max(from, until)
 	}
-	slices.SortStableFunc(order, func(a, b *acl.Rule) int { return cmp.Compare(lasting(b), lasting(a)) })
-	for i := range rules.all() {
-		left := s.rules.rules[i].Ports
-		add := func(ports []acl.Ports, from int64) {
-			for _, c := range s.conditions[i] {
-				if c.from = from; len(ports) > 0 && (c.until == 0 || c.until > from) {
-					out = append(out, alternative{i, s.rules.rules[i].Ports, ports, c})
-				}
+	for _, i := range rules {
+		for k, c := range s.conditions[i] {
+			text := s.texts[i][k]
+			if c.from = from; from != 0 {
+				text = c.String()
+			}
+			if c.until == 0 || c.until > from {
+				out = append(out, alternative{i, c, text})
 			}
 		}
-		for _, d := range order {
-			if d.Until != 0 {
-				add(common(left, d.Ports), d.Until)
-			}
-			left = without(left, d.Ports)
-		}
-		add(left, 0)
 	}
 	return out
 }
 
-// uncovered is what of a's ports no alternative of list opens under a condition that a's implies.
-func (a alternative) uncovered(list []alternative) []acl.Ports {
-	left := a.ports
-	for _, b := range list {
-		if len(left) > 0 && a.impliedBy(b.condition) {
-			left = without(left, b.ports)
-		}
-	}
-	return left
+// coveredBy reports whether some alternative of list is open whenever a is.
+func (a *alternative) coveredBy(list []alternative) bool {
+	return slices.ContainsFunc(list, func(b alternative) bool { return a.impliedBy(b.condition) })
 }
 
 // Kind of a change.
@@ -143,18 +121,17 @@ const (
 
 var kinds = []Kind{Gained, Widened, Narrowed, Lost}
 
-// effect is how the way between two places changes by one rule.
+// effect is how the way between two places, to some ports, changes by one rule.
 type effect struct {
 	kind   Kind
-	rule   int // of the new policy where something is gained, else of the old
-	ports  []acl.Ports
+	rule   int      // of the new policy where something is gained, else of the old
 	under  []string // the rule's conditions, any of which must hold; "" for none
 	other  []string // of Widened and Narrowed: the conditions on the other side
 	denies []int    // of the new policy that take it away, or of the old that no longer do
 }
 
 // match is the rules and denies that concern a pair of places.
-type match struct{ rules, denies bits }
+type match struct{ rules, denies []int }
 
 // effects compares what two policies open between two places.
 func effects(was, is *side, before, after match) []effect {
@@ -165,75 +142,37 @@ func effects(was, is *side, before, after match) []effect {
 
 // onesided lists what mine opens and theirs does not. The other side's denies are named where without them it would.
 func onesided(whole, partly Kind, mine, theirs []alternative, them *side, theirMatch match) (out []effect) {
-	var ever []acl.Ports
-	for _, b := range theirs {
-		ever = union(ever, b.ports)
+	kind, undenied := partly, []alternative(nil)
+	if len(theirs) == 0 {
+		kind = whole
 	}
-	var undenied []alternative
+	if len(theirMatch.denies) > 0 {
+		undenied = them.open(theirMatch.rules, nil)
+	}
 	for _, a := range mine {
-		rest := a.uncovered(theirs)
-		if len(rest) == 0 {
+		if a.coveredBy(theirs) {
 			continue
 		}
-		if undenied == nil {
-			undenied = them.open(theirMatch.rules, newBits(len(them.denies.rules)))
+		e := effect{kind: kind, rule: a.rule, under: []string{a.text}, other: conditionsOf(theirs)}
+		if a.coveredBy(undenied) {
+			e.denies = theirMatch.denies
 		}
-		byRules := alternative{a.rule, a.listed, rest, a.condition}.uncovered(undenied)
-		for _, part := range []struct {
-			ports  []acl.Ports
-			denied bool
-		}{{byRules, false}, {without(rest, byRules), true}} {
-			var denies []int
-			if part.denied {
-				for i := range theirMatch.denies.all() {
-					if len(common(part.ports, them.denies.rules[i].Ports)) > 0 {
-						denies = append(denies, i)
-					}
-				}
-			}
-			for _, fresh := range apart(without(part.ports, ever), a.listed) {
-				out = append(out, effect{whole, a.rule, fresh, []string{a.condition.String()}, nil, denies})
-			}
-			for _, some := range apart(common(part.ports, ever), a.listed) {
-				out = append(out, effect{partly, a.rule, some, []string{a.condition.String()}, conditionsOn(some, theirs), denies})
-			}
-		}
-	}
-	return joinConditions(out)
-}
-
-// apart parts ports by those that a rule lists: who is denied one of them still is among those who may use the others.
-func apart(ports, listed []acl.Ports) (out [][]acl.Ports) {
-	for _, p := range listed {
-		if some := common(ports, []acl.Ports{p}); len(some) > 0 {
-			out = append(out, some)
-		}
-	}
-	return out
-}
-
-// conditionsOn lists the conditions of the alternatives that open any of ports.
-func conditionsOn(ports []acl.Ports, list []alternative) (out []string) {
-	for _, b := range list {
-		if len(common(ports, b.ports)) > 0 {
-			out = append(out, b.condition.String())
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// joinConditions makes one effect of those that differ in their conditions only.
-func joinConditions(in []effect) (out []effect) {
-	for _, e := range in {
 		same := func(o effect) bool {
-			return o.kind == e.kind && o.rule == e.rule && slices.Equal(o.ports, e.ports) && slices.Equal(o.other, e.other) && slices.Equal(o.denies, e.denies)
+			return o.rule == e.rule && slices.Equal(o.denies, e.denies)
 		}
 		if i := slices.IndexFunc(out, same); i < 0 {
 			out = append(out, e)
-		} else if !slices.Contains(out[i].under, e.under[0]) {
-			out[i].under = append(out[i].under, e.under[0])
+		} else if !slices.Contains(out[i].under, a.text) {
+			out[i].under = append(out[i].under, a.text)
 		}
 	}
 	return out
+}
+
+func conditionsOf(list []alternative) (out []string) {
+	for _, b := range list {
+		out = append(out, b.text)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

@@ -12,6 +12,7 @@ type bits []uint64
 func newBits(n int) bits { return make(bits, (n+63)/64) }
 
 func (b bits) set(i int)      { b[i/64] |= 1 << (i % 64) }
+func (b bits) unset(i int)    { b[i/64] &^= 1 << (i % 64) }
 func (b bits) has(i int) bool { return i/64 < len(b) && b[i/64]&(1<<(i%64)) != 0 }
 
 // add puts o's members in.

@@ -2,6 +2,7 @@ package review
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -28,37 +29,38 @@ type Deny struct {
 	Reason string  `json:"reason"`
 }
 
-// product is all of one set to all of another.
-type product struct{ from, to bits } // places
+// product is all of one set of places to all of another; where each is for its owner, to those of the owner.
+type product struct {
+	from, to bits
+	own      bool
+}
 
-// lines puts effects into words. names are those of the old policy and of the new.
-func (c *comparison) lines(spreads []*spread, names [2]*namer) (out []Line) {
-	type entry struct {
-		product
-		e     *spread
-		ports []acl.Ports
+func (p *product) key() string {
+	key := p.to.appendKey(p.from.appendKey(nil))
+	if p.own {
+		key = append(key, 1)
 	}
-	joined := map[string]*entry{}
-	for _, e := range spreads {
-		s, _ := c.sides(e)
-		r := &s.rules.rules[e.rule]
-		for _, p := range c.products(e, r.SameOwner) {
-			ref := []byte(r.Ref.String() + string(e.kind) + strings.Join(slices.Concat(e.under, []string{"\x00"}, e.other), "\x01"))
-			for _, d := range e.denies {
-				ref = append(ref, byte(d), byte(d>>8), byte(d>>16))
-			}
-			if r.SameOwner {
-				ref = append(ref, 's')
-			}
-			key := string(p.to.appendKey(p.from.appendKey(ref)))
-			if joined[key] == nil {
-				joined[key] = &entry{product: p, e: e}
-			}
-			joined[key].ports = union(joined[key].ports, e.ports)
+	return string(key)
+}
+
+// lines puts findings into words. names are those of the old policy and of the new.
+func (c *comparison) lines(found []*finding, names [2]*namer) (out []Line) {
+	// One entry of the file may be several rules, and effects may differ in what is no matter to people.
+	joined := map[string]*finding{}
+	for _, f := range found {
+		mine, theirs := c.sides(f)
+		key := fmt.Sprintf("%s %v %q %q ", f.kind, mine.rules.rules[f.rule].Ref, conditions(f.under), f.other)
+		for _, i := range f.denies {
+			key += theirs.denies.rules[i].Ref.String()
+		}
+		if key += f.product.key(); joined[key] == nil {
+			joined[key] = f
+		} else {
+			joined[key].ports = append(joined[key].ports, f.ports...)
 		}
 	}
-	for _, j := range joined {
-		out = append(out, c.line(j.e, j.product, j.ports, names))
+	for _, f := range joined {
+		out = append(out, c.line(f, names))
 	}
 	slices.SortFunc(out, compareLines)
 	return out
@@ -75,40 +77,62 @@ func compareLines(a, b Line) int {
 }
 
 // sides returns whose rule an effect is of, and the other.
-func (c *comparison) sides(e *spread) (mine, theirs *side) {
-	if e.kind == Gained || e.kind == Widened {
+func (c *comparison) sides(f *finding) (mine, theirs *side) {
+	if f.kind == Gained || f.kind == Widened {
 		return c.is, c.was
 	}
 	return c.was, c.is
 }
 
 // products parts the pairs of an effect into as few products as have all sources of equal destinations. What only leads from a node to
-// itself is left out. For a rule of one owner's nodes the sources stand together although each has destinations of its own.
-func (c *comparison) products(e *spread, sameOwner bool) (out []product) {
+// itself is left out. Where a rule is for one owner's nodes, the sources that reach all of their owner's stand together.
+func (c *cut) products(e *spread) (out []product) {
+	rules := c.is.rules
+	if e.kind == Lost || e.kind == Narrowed {
+		rules = c.was.rules
+	}
 	byRow := map[string]*product{}
 	for s, row := range e.rows {
-		key := row.key()
-		to := c.expand(row)
-		if sameOwner {
-			if key = "own"; c.classes[s].places.count() == 1 && to.count() == 1 && c.classes[s].places.has(first(to)) {
+		key, to, own := row.key(), c.expand(row), false
+		if rules.rules[e.rule].SameOwner {
+			own = row.key() == c.ownersAll(e, s).key()
+			if self := c.classes[s].places; self.count() == 1 && to.key() == self.key() {
 				continue
 			}
 		}
+		if own {
+			key = "own"
+		}
 		if byRow[key] == nil {
-			byRow[key] = &product{newBits(len(c.places)), newBits(len(c.places))}
+			byRow[key] = &product{newBits(len(c.places)), newBits(len(c.places)), own}
 		}
 		byRow[key].from.add(c.classes[s].places)
 		byRow[key].to.add(to)
 	}
 	for _, p := range byRow {
-		if p.from.count() > 1 || p.to.count() > 1 || p.from.key() != p.to.key() {
+		if p.from.count() > 1 || p.from.key() != p.to.key() {
 			out = append(out, *p)
 		}
 	}
 	return out
 }
 
-func (c *comparison) expand(classes bits) bits {
+// ownersAll are the classes of the owner of s that an effect's rule goes to.
+func (c *cut) ownersAll(e *spread, s int) bits {
+	l := isRules
+	if e.kind == Lost || e.kind == Narrowed {
+		l = wasRules
+	}
+	out := newBits(len(c.classes))
+	for i := range c.owned[c.classes[s].owner].all() {
+		if slices.ContainsFunc(c.classes[i].faces, func(f face) bool { return f.ends[l][dst].has(e.rule) }) {
+			out.set(i)
+		}
+	}
+	return out
+}
+
+func (c *cut) expand(classes bits) bits {
 	out := newBits(len(c.places))
 	for i := range classes.all() {
 		out.add(c.classes[i].places)
@@ -116,29 +140,29 @@ func (c *comparison) expand(classes bits) bits {
 	return out
 }
 
-func (c *comparison) line(e *spread, p product, ports []acl.Ports, names [2]*namer) Line {
-	mine, theirs := c.sides(e)
-	r := &mine.rules.rules[e.rule]
+func (c *comparison) line(f *finding, names [2]*namer) Line {
+	mine, theirs := c.sides(f)
+	r := &mine.rules.rules[f.rule]
 	name, words := names[1], mine.source.rules[ruleAt{r.Ref.Section, r.Ref.Index}]
 	if mine == c.was {
 		name = names[0]
 	}
 	var denied []string // how denies call who is concerned
-	l := Line{Change: e.kind, Ports: ports, Rule: r.Ref, Under: conditions(e.under), Other: e.other}
-	for _, i := range e.denies {
+	l := Line{Change: f.kind, Ports: union(f.ports), Rule: r.Ref, Under: conditions(f.under), Other: f.other}
+	for _, i := range f.denies {
 		d := &theirs.denies.rules[i]
 		l.Denies = append(l.Denies, Deny{d.Ref, visible(d.Reason)})
 		t := theirs.source.rules[ruleAt{d.Ref.Section, d.Ref.Index}]
 		denied = append(append(denied, t.src...), t.dst...)
 	}
-	l.From = name.name(p.from, src, slices.Concat(words.src, denied))
-	if r.SameOwner {
+	l.From = name.name(f.from, src, slices.Concat(words.src, denied))
+	if f.own {
 		l.To = []Party{{Name: "autogroup:self"}}
 	} else {
-		l.To = name.name(p.to, dst, slices.Concat(words.dst, denied))
+		l.To = name.name(f.to, dst, slices.Concat(words.dst, denied))
 	}
 	if !c.standIns {
-		l.FromNodes, l.ToNodes = c.nodes(p.from), c.nodes(p.to)
+		l.FromNodes, l.ToNodes = c.nodes(f.from), c.nodes(f.to)
 	}
 	return l
 }

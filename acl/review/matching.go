@@ -14,6 +14,7 @@ type matcher struct {
 	anyVia   bool
 	ends     [2]endIndex // src and dst
 	postured bits        // rules that ask for a posture of their source
+	skipped  bits
 }
 
 // The two ends of a rule.
@@ -45,12 +46,13 @@ func (x *endIndex) add(s acl.Set, rule int) {
 
 // newMatcher leaves out the rules that skip says. anyVia takes every router for one that a rule's via names.
 func newMatcher(rules []acl.Rule, subjects []acl.Subject, anyVia bool, skip func(*acl.Rule) bool) *matcher {
-	m := &matcher{rules: rules, subjects: map[acl.NodeID]*acl.Subject{}, anyVia: anyVia, postured: newBits(len(rules))}
+	m := &matcher{rules: rules, subjects: map[acl.NodeID]*acl.Subject{}, anyVia: anyVia, postured: newBits(len(rules)), skipped: newBits(len(rules))}
 	for i := range subjects {
 		m.subjects[subjects[i].Node] = &subjects[i]
 	}
 	for i := range rules {
 		if skip(&rules[i]) {
+			m.skipped.set(i)
 			continue
 		}
 		m.ends[src].add(rules[i].Src, i)
@@ -72,7 +74,7 @@ func (m *matcher) at(p *place, a netip.Addr) (from, to bits) {
 	for i := range to.all() {
 		r := &m.rules[i]
 		if p.node != "" && len(r.Via) > 0 || p.node == "" && (r.SameOwner || !m.passes(r, p)) {
-			to[i/64] &^= 1 << (i % 64)
+			to.unset(i)
 		}
 	}
 	return from, to

@@ -86,7 +86,7 @@ func Parties(list []Party, max int) string {
 	return strings.Join(names, ", ")
 }
 
-// Text is an aside without its mark.
+// text is an aside without its mark.
 func (a *Aside) text() string {
 	text := fmt.Sprintf("%s: %s", a.Section, a.Text)
 	if !a.Added && (a.Section == "tests" || a.Section == "sshTests") {
