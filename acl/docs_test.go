@@ -50,6 +50,9 @@ func TestPoliciesInDocumentsParseAndPassTheirTests(t *testing.T) {
 				t.Errorf("%s:\n%s\n%s", path, text, f)
 			}
 			for _, w := range p.Warnings() {
+				if strings.Contains(w.Message, "allows nothing yet") {
+					continue // the page says so of conditions
+				}
 				if !strings.Contains(w.Message, "no effect") && !strings.Contains(w.Message, "lets nobody in") {
 					t.Errorf("%s:\n%s\n%s", path, text, w)
 				}

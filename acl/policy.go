@@ -10,7 +10,7 @@ import (
 // Policy is a parsed and checked policy file. It is read-only and safe for concurrent use. The zero Policy allows nothing.
 type Policy struct {
 	groups         map[string]*group   // by name, "group:…"
-	memberOf       map[string][]string // the groups of a login, nested ones included, sorted
+	memberOf       map[string][]string // the groups of a login, sorted
 	hosts          map[string]host
 	tags           map[string]*tagOwners // by name, "tag:…"
 	rules          []statement           // of acls and grants, in the file's order
@@ -111,7 +111,7 @@ func (r *reader) rules(v *hujson.Value, section string, one func(v *hujson.Value
 	}
 }
 
-// maxExpanded bounds what a policy may grow to, in entries of compiled rules and in memberships of groups: a hostile megabyte must not
+// maxExpanded bounds what a policy may grow to, in entries of compiled rules: a hostile megabyte must not
 // become gigabytes.
 const maxExpanded = 1_000_000
 

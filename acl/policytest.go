@@ -63,7 +63,8 @@ type world struct {
 	byLogin map[string][]NodeID
 	byTag   map[string][]NodeID
 	byAddr  map[netip.Addr][]NodeID
-	users   map[string]UserID // by login
+	guests  map[netip.Addr][]NodeID // stand-ins for addresses that nobody has or serves
+	users   map[string]UserID       // by login
 	names   map[NodeID]string
 	places  map[NodeID]int       // in dir.Nodes
 	standIn map[NodeID]bool      // has both address families, and no address
@@ -77,7 +78,7 @@ type world struct {
 func newWorld(p *Policy, d *Directory) (*world, error) {
 	w := &world{
 		policy: *p, dir: Directory{Users: slices.Clone(d.Users), Nodes: slices.Clone(d.Nodes)},
-		byLogin: map[string][]NodeID{}, byTag: map[string][]NodeID{}, byAddr: map[netip.Addr][]NodeID{},
+		byLogin: map[string][]NodeID{}, byTag: map[string][]NodeID{}, byAddr: map[netip.Addr][]NodeID{}, guests: map[netip.Addr][]NodeID{},
 		users: map[string]UserID{}, names: map[NodeID]string{}, places: map[NodeID]int{}, standIn: map[NodeID]bool{},
 		named: map[string][]NodeID{}, ended: map[string][]testEnd{},
 	}
@@ -148,10 +149,10 @@ func (w *world) lookUp(s selector) []NodeID {
 		return w.groupNodes(s.text)
 	case kindPrefix:
 		a := s.prefix.Addr()
-		if len(w.byAddr[a]) == 0 {
-			w.byAddr[a] = w.add(Node{Addresses: []netip.Addr{a}}, false)
+		if len(w.byAddr[a]) == 0 && !w.isRouted(a) {
+			w.guests[a] = w.add(Node{Addresses: []netip.Addr{a}}, false)
 		}
-		return w.byAddr[a]
+		return slices.Concat(w.byAddr[a], w.guests[a])
 	}
 	return nil
 }
@@ -198,21 +199,19 @@ func (w *world) groupNodes(name string) (out []NodeID) {
 
 // judge returns what is wrong with an expectation, "" when it holds.
 func (w *world) judge(t test, e expectation, now time.Time) string {
-	dsts, asked := w.ends(e.dst), false
-	for _, a := range w.assume(w.ends(t.src), t.attrs) {
-		rules := w.candidates(&entry{subject: *a.subject}, w.bySrc, &w.bySrcPrefix)
-		w.work += 1 + len(rules)
-		for _, b := range dsts {
-			if w.work += 1; w.work > maxTestWork {
+	dsts, asked := w.alternatives(e.dst, w.ends(e.dst)), false
+	for _, from := range w.alternatives(t.src, w.assume(w.ends(t.src), t.attrs)) {
+		for _, to := range dsts {
+			v, ok := w.anyWay(t, e, from, to, now)
+			if w.work > maxTestWork {
 				return ""
 			}
-			if a.family&b.family == 0 {
+			if !ok {
 				continue
 			}
 			asked = true
-			allowed, denied := w.decide(rules, a.end, b.end, t.protos, e.port, now)
-			if (allowed != nil && denied == nil) != e.accept {
-				return w.failure(t, e, allowed, denied, a.end, b.end, now)
+			if v.passes() != e.accept {
+				return w.failure(t, e, v, now)
 			}
 		}
 	}
@@ -220,6 +219,43 @@ func (w *world) judge(t test, e expectation, now time.Time) string {
 		return fmt.Sprintf("tests[%d]: %s -> %s is refused, but the test accepts it: the two have no address family in common", t.index, t.src.text, e.text)
 	}
 	return ""
+}
+
+// outcome is what decide gave for a flow.
+type outcome struct {
+	a, b            end
+	allowed, denied *Rule
+}
+
+func (v outcome) passes() bool { return v.allowed != nil && v.denied == nil }
+
+// anyWay decides a flow between two places, each of which may be one of several: it passes when it does in one of these ways. It is false
+// when there is no way, for want of an address family.
+func (w *world) anyWay(t test, e expectation, from, to []testEnd, now time.Time) (v outcome, ok bool) {
+	for _, a := range from {
+		rules := w.candidates(&entry{subject: *a.subject}, w.bySrc, &w.bySrcPrefix)
+		w.work += 1 + len(rules)
+		for _, b := range to {
+			w.work++
+			if a.family&b.family == 0 || v.passes() {
+				continue
+			}
+			v, ok = outcome{a: a.end, b: b.end}, true
+			v.allowed, v.denied = w.decide(rules, a.end, b.end, t.protos, e.port, now)
+		}
+	}
+	return v, ok
+}
+
+// alternatives groups the ends of a selector: those of an address are ways to read it, any other's are places of their own.
+func (w *world) alternatives(s selector, ends []testEnd) (out [][]testEnd) {
+	if s.kind == kindPrefix {
+		return [][]testEnd{ends}
+	}
+	for i := range ends {
+		out = append(out, ends[i:i+1])
+	}
+	return out
 }
 
 // testEnd is one of a node's addresses, or a stand-in for it without one.
@@ -234,6 +270,9 @@ func (w *world) ends(s selector) []testEnd {
 		return out
 	}
 	var out []testEnd
+	if s.kind == kindPrefix {
+		out = w.behind(s.prefix.Addr())
+	}
 	seen := map[string]bool{}
 	for _, id := range w.nodes(s) {
 		for _, e := range w.addresses(id, &w.find(id).subject) {
@@ -254,6 +293,36 @@ func (w *world) ends(s selector) []testEnd {
 	return out
 }
 
+// behind lists how an address that no node has may be reached besides: by the router that serves it; or, when the directory has none and the
+// address is not in a range that nodes are given theirs from, as one behind some subnet router with every tag, or beyond some exit node.
+func (w *world) behind(a netip.Addr) []testEnd {
+	if len(w.byAddr[a]) > 0 {
+		return nil
+	}
+	if w.isRouted(a) {
+		var routers Ruleset
+		for e := range w.routers.at("") {
+			routers.Subjects = append(routers.Subjects, e.subject)
+		}
+		return []testEnd{{routers.resolve(a), familyOf(a)}}
+	}
+	if slices.ContainsFunc(slices.Concat(overlayRanges, w.dir.Overlay), func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return nil
+	}
+	router := w.entryOf(&Node{ID: "?router", Tags: sortedKeys(w.policy.tags), Routes: everyPrefix()}).subject
+	e := end{addr: a, subject: &router, routed: true, routers: []*Subject{&router}}
+	exit := e
+	exit.beyond = true
+	return []testEnd{{e, familyOf(a)}, {exit, familyOf(a)}}
+}
+
+// isRouted reports whether a node of the directory serves a route to a.
+func (w *world) isRouted(a netip.Addr) bool {
+	return slices.ContainsFunc(w.dir.Nodes, func(n Node) bool {
+		return slices.ContainsFunc(n.Routes, func(p netip.Prefix) bool { return plainPrefix(p) && p.Contains(a) })
+	})
+}
+
 // assume returns ends as they were if their nodes had these attributes; attrs may be nil, and they are as they are.
 func (w *world) assume(ends []testEnd, attrs map[string]string) []testEnd {
 	if attrs == nil {
@@ -263,6 +332,9 @@ func (w *world) assume(ends []testEnd, attrs map[string]string) []testEnd {
 	for i := range out {
 		if w.work += entryWork + w.asserts; w.work > maxTestWork {
 			return nil
+		}
+		if out[i].routed { // what is behind a router has no attributes
+			continue
 		}
 		n := w.dir.Nodes[w.places[out[i].subject.Node]]
 		n.Attributes = attrs
@@ -310,8 +382,9 @@ func (w *world) deniedBy(a, b end, p Proto, port uint16, now time.Time) *Rule {
 	return nil
 }
 
-// failure is the sentence for an expectation that does not hold between a and b; allowed and denied are what decide gave.
-func (w *world) failure(t test, e expectation, allowed, denied *Rule, a, b end, now time.Time) string {
+// failure is the sentence for an expectation that does not hold.
+func (w *world) failure(t test, e expectation, v outcome, now time.Time) string {
+	a, b, allowed, denied := v.a, v.b, v.allowed, v.denied
 	flow := fmt.Sprintf("tests[%d]: %s -> %s", t.index, t.src.text, e.text)
 	if through := w.between(a, b); through != "" {
 		flow += " (" + through + ")"

@@ -194,3 +194,52 @@ func TestPolicysOwnTestsOfManyNodesCostLittle(t *testing.T) {
 		t.Errorf("took %s", took)
 	}
 }
+
+// An address that no node has is one behind a router, or beyond an exit node: by the directory's routes, else either way.
+func TestTestsOfAddressesThatNoNodeHas(t *testing.T) {
+	const policy = `{
+		"tagOwners": {"tag:r": [], "tag:exit": []},
+		"grants": [
+			{"src": ["alice@x.org"], "dst": ["autogroup:internet"], "ip": ["tcp:443"]},
+			{"src": ["alice@x.org"], "dst": ["10.0.0.0/8"], "via": ["tag:r"], "ip": ["tcp:22"]},
+			{"src": ["10.0.0.0/8"], "dst": ["alice@x.org"], "ip": ["tcp:80"], "srcPosture": ["posture:ok"]},
+		],
+		"postures": {"posture:ok": ["custom:ok == true"]},
+		"tests": [%s],
+	}`
+	routed := `{"users": [{"name": "alice@x.org"}], "nodes": [{"name": "exit", "tags": ["tag:exit"], "addresses": ["100.64.0.2"], "routes": ["0.0.0.0/0"]},
+		{"name": "r", "tags": ["tag:exit"], "addresses": ["100.64.0.3"], "routes": ["10.1.0.0/16"]}]}`
+	for name, c := range map[string]struct {
+		directory, test string
+		holds           bool
+	}{
+		"the internet is reached":                {`{}`, `{"src": "alice@x.org", "accept": ["198.51.100.7:443"]}`, true},
+		"the internet is not denied":             {`{}`, `{"src": "alice@x.org", "deny": ["198.51.100.7:443"]}`, false},
+		"a private address is not the internet":  {`{}`, `{"src": "alice@x.org", "deny": ["192.168.0.7:443"]}`, true},
+		"via a router that there may be":         {`{}`, `{"src": "alice@x.org", "accept": ["10.1.0.7:22"]}`, true},
+		"via a router that there is not":         {routed, `{"src": "alice@x.org", "deny": ["10.1.0.7:22"]}`, true},
+		"beyond the exit that there is":          {routed, `{"src": "alice@x.org", "accept": ["198.51.100.7:443"]}`, true},
+		"what is behind a router has no posture": {`{}`, `{"src": "10.1.0.7", "deny": ["alice@x.org:80"]}`, true},
+		"nor is it given one":                    {routed, `{"src": "10.1.0.7", "deny": ["alice@x.org:80"], "srcPostureAttrs": {"custom:ok": true}}`, true},
+		"an overlay address lies beyond no exit": {`{}`, `{"src": "alice@x.org", "deny": ["100.64.9.9:443"]}`, true},
+		"an overlay address is behind no router": {`{}`, `{"src": "alice@x.org", "deny": ["100.64.9.9:22"]}`, true},
+	} {
+		p := mustParse(t, fmt.Sprintf(policy, c.test))
+		if failures := p.Test(mustDirectory(t, c.directory), now); (len(failures) == 0) != c.holds {
+			t.Errorf("%s: %v", name, failures)
+		}
+	}
+}
+
+// In a grant "*" is TCP, UDP and ICMP; who denies everything means every protocol.
+func TestDenyOfEverythingIsOfEveryProtocol(t *testing.T) {
+	d := mustDirectory(t, denyWorld)
+	c := mustCompile(t, mustParse(t, `{"tagOwners": {"tag:web": []}, "grants": [{"src": ["*"], "dst": ["*"], "ip": ["47:*", "sctp:9"]}],
+		"denies": [{"src": ["alice@example.com"], "dst": ["tag:web"], "ip": ["*"], "reason": "left"}]}`), d)
+	for _, f := range []Flow{{Proto: 47}, {Proto: SCTP, Port: 9}} {
+		f.Src, f.Dst = d.Nodes[0].Addresses[0], d.Nodes[3].Addresses[0]
+		if c.Ruleset().Allows(f, now).Allow {
+			t.Errorf("%v passes", f)
+		}
+	}
+}

@@ -66,6 +66,9 @@ func (r *reader) grant(v *hujson.Value, what string) (statement, bool) {
 	r.defaultPosture(&s, seen)
 	r.checkSelf(v, what, &s, 0)
 	r.checkApp(v, what, &s)
+	for _, c := range s.restrictions {
+		r.warn(v.StartOffset, "", "%s allows nothing yet: Picket does not supply what %s asks about", what, quote(c.Kind))
+	}
 	r.checkVia(v, what, &s)
 	return s, r.found() == before
 }
@@ -81,7 +84,7 @@ func (r *reader) deny(v *hujson.Value, what string) (statement, bool) {
 	isObject := r.object(v, what, []field{
 		{"src", func(v *hujson.Value) { seen["src"] = true; s.src = r.sources(v, what) }},
 		{"dst", func(v *hujson.Value) { seen["dst"] = true; t.dst = r.selectors(v, what+".dst", inDst) }},
-		{"ip", func(v *hujson.Value) { seen["ip"] = true; t.ports = r.capabilities(v, what) }},
+		{"ip", func(v *hujson.Value) { seen["ip"] = true; t.ports = everyProtocol(v, r.capabilities(v, what)) }},
 		{"reason", func(v *hujson.Value) { seen["reason"] = true; s.reason = r.reason(v, what) }},
 		{"until", func(v *hujson.Value) { c.until = r.instant(v, what+".until") }},
 	})
@@ -99,6 +102,19 @@ func (r *reader) deny(v *hujson.Value, what string) (statement, bool) {
 	s.targets, s.until = []target{t}, c.untilMillis()
 	r.checkSelf(v, what, &s, kindAny)
 	return s, r.found() == before
+}
+
+// everyProtocol is ports, and where the list has "*" every other protocol as well: in a grant that allows TCP, UDP and ICMP, but who denies
+// everything means everything.
+func everyProtocol(v *hujson.Value, ports []Ports) []Ports {
+	list, _ := v.Value.(*hujson.Array)
+	if list == nil || !slices.ContainsFunc(list.Elements, func(e hujson.Value) bool { return string(e.Pack()) == `"*"` }) {
+		return ports
+	}
+	for p := range 256 {
+		ports = append(ports, whole(Proto(p)))
+	}
+	return normalize(ports)
 }
 
 // maxReason bounds a deny's reason, in bytes.

@@ -94,7 +94,8 @@ func TestEachWarning(t *testing.T) {
 		},
 		"nobody in an approver": {
 			`{"groups": {"group:none": []}, "grants": [{"src": ["a@x.org"], "dst": ["10.0.0.1"], "ip": ["22"], "approval": {"by": ["group:none"], "for": "1h"}}]}`,
-			"line 1, column 119: warning: nobody is in `group:none`",
+			"line 1, column 43: warning: grants[0] allows nothing yet: Picket does not supply what `approval` asks about\n" +
+				"line 1, column 119: warning: nobody is in `group:none`",
 		},
 		"nothing in an ipset": {
 			`{"ipsets": {"ipset:a": ["add 10.0.0.1", "remove 10.0.0.0/8"]}, "grants": [{"src": ["a@x.org"], "dst": ["ipset:a"], "ip": ["22"]}]}`,
@@ -108,8 +109,9 @@ func TestEachWarning(t *testing.T) {
 			`{"acls": [{"action": "accept", "src": ["autogroup:danger-all"], "dst": ["*:*"]}]}`,
 			"line 1, column 11: warning: acls[0] is open to everyone: it lets every node reach every other on every port: name who needs it",
 		},
-		"open but for a port":      {`{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:*", "udp:*"]}]}`, ""},
-		"open under a condition":   {`{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "mfa": "15m"}]}`, ""},
+		"open but for a port": {`{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["tcp:*", "udp:*"]}]}`, ""},
+		"open under a condition": {`{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "mfa": "15m"}]}`,
+			"line 1, column 13: warning: grants[0] allows nothing yet: Picket does not supply what `mfa` asks about"},
 		"open to good devices":     {`{"postures": {"posture:a": ["custom:a"]}, "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "srcPosture": ["posture:a"]}]}`, ""},
 		"a deny of everything":     {`{"denies": [{"src": ["*"], "dst": ["*"], "ip": ["*"], "reason": "x"}]}`, ""},
 		"a host among the overlay": {`{"hosts": {"a": "100.64.0.7"}}`, "line 1, column 12: warning: host `a` overlaps the range that node addresses are given out from: name nodes by tag, group or user instead"},
