@@ -73,4 +73,3 @@ func (s *shard) live(out []tallied, now int64) []tallied {
 	}
 	return out
 }
-
