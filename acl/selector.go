@@ -300,7 +300,13 @@ func (r *reader) prefix(s string, at int) (netip.Prefix, bool) {
 	case strings.HasPrefix(s, "["):
 		r.err(at, "brackets stand only where ports follow", "%s is not an address or CIDR", quote(s))
 	case err != nil:
-		r.err(at, "", "%s is not an address or CIDR", quote(s))
+		hint := ""
+		if word, _, ok := strings.Cut(s, ":"); ok {
+			if near := r.nearest(word, selectorWords); near != "" && near != word {
+				hint = fmt.Sprintf("did you mean %s?", quote(near+s[len(word):]))
+			}
+		}
+		r.err(at, hint, "%s is not an address or CIDR", quote(s))
 	case p.Addr().Is4In6():
 		r.err(at, ipv4Hint(p), "%s is an IPv4 address dressed as IPv6", quote(s))
 	case p != p.Masked():
@@ -314,6 +320,9 @@ func (r *reader) prefix(s string, at int) (netip.Prefix, bool) {
 	}
 	return netip.Prefix{}, false
 }
+
+// selectorWords begin selectors.
+var selectorWords = []string{"group", "tag", "autogroup", "ipset", "host", "user", "svc"}
 
 // parsePrefix must not be handed a zone: PrefixFrom drops it silently.
 func parsePrefix(s string) (netip.Prefix, error) {

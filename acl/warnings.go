@@ -182,14 +182,14 @@ type census struct {
 const maxCensus = 2_000_000
 
 // deserted lists which ends of an entry nobody stands at, "src" and "dst". An empty list is nobody by intent.
-func (c *census) deserted(s statement) (ends []string) {
-	if len(s.src) > 0 && !slices.ContainsFunc(s.src, func(s selector) bool { return c.names(s, nil) }) {
+func (c *census) deserted(st statement) (ends []string) {
+	if len(st.src) > 0 && !slices.ContainsFunc(st.src, func(s selector) bool { return c.names(s, nil, st.deny) }) {
 		ends = append(ends, "src")
 	}
 	named, some := false, false
-	for _, t := range s.targets {
+	for _, t := range st.targets {
 		some = some || len(t.dst) > 0
-		named = named || slices.ContainsFunc(t.dst, func(d selector) bool { return c.names(d, s.via) })
+		named = named || slices.ContainsFunc(t.dst, func(d selector) bool { return c.names(d, st.via, st.deny) })
 	}
 	if some && !named {
 		ends = append(ends, "dst")
@@ -199,7 +199,7 @@ func (c *census) deserted(s statement) (ends []string) {
 
 // names reports whether a selector names a node, or an address behind a route; where via is not empty, only what lies behind a route of a
 // router with one of its tags.
-func (c *census) names(s selector, via []string) bool {
+func (c *census) names(s selector, via []string, deny bool) bool {
 	switch s.kind {
 	case kindInternet:
 		return c.routes(via).exit
@@ -214,10 +214,10 @@ func (c *census) names(s selector, via []string) bool {
 	if len(via) > 0 {
 		return false
 	}
-	key := s.key()
 	if s.kind == kindSelf {
-		key = "autogroup:member"
+		s = selector{kind: kindMember, text: "autogroup:member"}
 	}
+	key := keyFor(s, deny)
 	for range c.members.at(roleKey(c.book.ids[key])) {
 		return true
 	}

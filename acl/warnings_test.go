@@ -312,3 +312,13 @@ func TestADesertedEndIsOneAtWhichNobodyMatches(t *testing.T) {
 		}
 	}
 }
+
+func TestWarningsForKnowsWhomDeniesName(t *testing.T) {
+	p := mustParse(t, `{"tagOwners": {"tag:web": []}, "denies": [{"src": ["alice@example.com"], "dst": ["tag:web"], "ip": ["*"], "reason": "left"}]}`)
+	if got := p.WarningsFor(mustDirectory(t, denyWorld)); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+	if got := p.WarningsFor(&Directory{}); len(got) != 2 {
+		t.Errorf("%v, want one for each end", got)
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -18,12 +19,13 @@ func aclCheckCommand() *cli.Command {
 		Name:      "check",
 		Usage:     "say what is wrong or suspicious in policy files",
 		ArgsUsage: "FILE...",
-		Description: "- is standard input. Exit status 1 when a file has errors; warnings count with --strict.\n\nExamples:\n\n" +
+		Description: "- is standard input. With --directory, rules that match no node of it are warned of. Exit status 1 when a file has errors; warnings count with --strict.\n\nExamples:\n\n" +
 			"   picket acl check policy.hujson\n   picket acl check --strict --format github policies/*.hujson\n" +
 			"   git show HEAD:policy.hujson | picket acl check -\n   picket acl check --format sarif policy.hujson >policy.sarif",
 		Flags: []cli.Flag{
 			formatFlag("text", "json", "github", "sarif", "junit"),
 			&cli.BoolFlag{Name: "strict", Usage: "fail on warnings, too"},
+			directoryFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 1, c.NArg(), "FILE"); err != nil {
@@ -35,10 +37,14 @@ func aclCheckCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			d, err := directoryIfGiven(c)
+			if err != nil {
+				return err
+			}
 			var files []checked
 			failed := false
 			for _, path := range c.Args().Slice() {
-				f := check(c, path, c.Bool("strict"))
+				f := check(c, path, d)
 				files = append(files, f)
 				failed = failed || f.failed
 			}
@@ -76,8 +82,8 @@ type checked struct {
 	failed bool
 }
 
-// check reads a file and judges it. A file that cannot be read has that as its one error.
-func check(c *cli.Context, path string, strict bool) checked {
+// check reads a file and judges it, and by d, unless nil, whether its rules name anybody. A file that cannot be read has that as its one error.
+func check(c *cli.Context, path string, d *acl.Directory) checked {
 	f := checked{path: path}
 	var err error
 	if f.text, err = readFile(c, path); err != nil {
@@ -92,7 +98,13 @@ func check(c *cli.Context, path string, strict bool) checked {
 		return f
 	}
 	f.found = p.Warnings()
-	f.failed = strict && len(f.found) > 0
+	if d != nil {
+		f.found = append(f.found, p.WarningsFor(d)...)
+		slices.SortStableFunc(f.found, func(a, b acl.Diagnostic) int {
+			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+		})
+	}
+	f.failed = c.Bool("strict") && len(f.found) > 0
 	return f
 }
 
