@@ -240,7 +240,7 @@ func (r *reader) addressSelector(s string, at int, in place) (selector, bool) {
 var selectorPrefixes = []string{"autogroup", "group", "tag", "user", "svc", "ipset", "host"}
 
 func (r *reader) unknownHost(s string, at int) {
-	prefix, rest, _ := strings.Cut(s, ":")
+	prefix, rest, marked := strings.Cut(s, ":")
 	hint := "a selector is a user (`alice@example.com`), `group:…`, `tag:…`, `autogroup:…`, `ipset:…`, a name from `hosts`, an address, a CIDR, or `*`"
 	switch {
 	case r.pol.tags["tag:"+s] != nil:
@@ -252,7 +252,9 @@ func (r *reader) unknownHost(s string, at int) {
 	case strings.Contains(s, "-") && looksLikeAddress(strings.ReplaceAll(s, "-", "")):
 		hint = "a range can only stand in `ipsets`"
 	default:
-		if near := r.nearest(s, r.hostNames); near != "" {
+		if near := r.nearest(prefix, selectorPrefixes); marked && near != "" {
+			hint = fmt.Sprintf("did you mean %s?", quote(near+":"+rest))
+		} else if near := r.nearest(s, r.hostNames); near != "" {
 			hint = fmt.Sprintf("did you mean %s?", quote(near))
 		} else if login := r.loginOf(s); login != "" {
 			hint = fmt.Sprintf("users are written with their domain, did you mean %s?", quote(login))
@@ -300,13 +302,7 @@ func (r *reader) prefix(s string, at int) (netip.Prefix, bool) {
 	case strings.HasPrefix(s, "["):
 		r.err(at, "brackets stand only where ports follow", "%s is not an address or CIDR", quote(s))
 	case err != nil:
-		hint := ""
-		if word, _, ok := strings.Cut(s, ":"); ok {
-			if near := r.nearest(word, selectorWords); near != "" && near != word {
-				hint = fmt.Sprintf("did you mean %s?", quote(near+s[len(word):]))
-			}
-		}
-		r.err(at, hint, "%s is not an address or CIDR", quote(s))
+		r.err(at, "", "%s is not an address or CIDR", quote(s))
 	case p.Addr().Is4In6():
 		r.err(at, ipv4Hint(p), "%s is an IPv4 address dressed as IPv6", quote(s))
 	case p != p.Masked():
@@ -320,9 +316,6 @@ func (r *reader) prefix(s string, at int) (netip.Prefix, bool) {
 	}
 	return netip.Prefix{}, false
 }
-
-// selectorWords begin selectors.
-var selectorWords = []string{"group", "tag", "autogroup", "ipset", "host", "user", "svc"}
 
 // parsePrefix must not be handed a zone: PrefixFrom drops it silently.
 func parsePrefix(s string) (netip.Prefix, error) {
