@@ -272,7 +272,7 @@ func (c Content) take(taken map[netip.Addr]acl.NodeID, s acl.Subject) error {
 	for _, r := range s.Routes {
 		for _, o := range c.Network.Overlay {
 			if r.Bits() > 0 && o.Overlaps(r) {
-				return fmt.Errorf("the route %s of %s leads into the overlay", r, s.Node)
+				return fmt.Errorf("the route %s of %s overlaps the overlay", r, s.Node)
 			}
 		}
 	}
