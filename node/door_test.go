@@ -69,7 +69,9 @@ func TestDoor_refuses(t *testing.T) {
 		{"a route that swallows the overlay", func(w *world, a, b *peer) protocol.Map {
 			evil := b.entry()
 			evil.Routes = []netip.Prefix{netip.MustParsePrefix("100.0.0.0/8")}
-			return w.signed(6, content(evil))
+			e, _ := content(a.entry()).Encode()
+			e["peer/b"], _ = protocol.Marshal(evil)
+			return w.sign(w.key, protocol.Header{Network: testNetwork, Node: selfID, Generation: 6}, e)
 		}, "overlaps the overlay"},
 		{"a map that describes another node", func(w *world, a, b *peer) protocol.Map {
 			c := content(b.entry())
