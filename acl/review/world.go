@@ -116,7 +116,7 @@ func (w *world) addRouted(subjects []acl.Subject, own map[netip.Addr]int, sets [
 				}
 			}
 			for _, p := range slices.Concat(r.Src.Beyond, r.Dst.Beyond) {
-				if exits[p.Addr().Is4()] {
+				if exits[p.Addr().Is4()] && !inRoute.covers(p) {
 					beyond[p] = true
 				}
 			}
