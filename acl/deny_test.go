@@ -118,3 +118,14 @@ func TestNothingButNodesLiesInTheOverlay(t *testing.T) {
 		}
 	}
 }
+
+// What stands among a node's tags and is none must not pass for another selector.
+func TestOddTagsAreNoOtherSelectors(t *testing.T) {
+	d := mustDirectory(t, denyWorld)
+	d.Nodes[3].Tags = []string{"group:eng", "alice@example.com", "autogroup:member", "!autogroup:member"}
+	c := mustCompile(t, mustParse(t, `{"groups": {"group:eng": ["alice@example.com"]}, "grants": [
+		{"src": ["group:eng", "alice@example.com", "autogroup:member"], "dst": ["100.64.0.1"], "ip": ["*"]}]}`), d)
+	if got := allowedBy(t, c, "100.64.0.4", "100.64.0.1", 22, "n0", "n3"); got != nil {
+		t.Errorf("allowed by %v", got)
+	}
+}

@@ -266,7 +266,7 @@ func (rs *Ruleset) Between(src, dst NodeID, now time.Time) (out []Allowed) {
 func (rs *Ruleset) undenied(ports []Ports, a, b end, now time.Time) []Ports {
 	for i := range rs.Denies {
 		if d := &rs.Denies[i]; d.fits(a, b) && !d.over(now) {
-			ports = without(ports, d.Ports)
+			ports = PortsWithout(ports, d.Ports)
 		}
 	}
 	return ports

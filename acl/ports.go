@@ -68,6 +68,9 @@ func normalize(ports []Ports) []Ports {
 	return out
 }
 
+// UnionPorts is what any of lists has: sorted, no two ranges touching. None is changed.
+func UnionPorts(lists ...[]Ports) []Ports { return normalize(slices.Concat(lists...)) }
+
 // span is a range of ports before it has a protocol.
 type span struct{ first, last uint16 }
 
@@ -125,9 +128,9 @@ func portless(protos []Proto) bool {
 	return slices.ContainsFunc(protos, func(p Proto) bool { return !p.HasPorts() })
 }
 
-// without returns what of ports is in none of gone. Neither is changed.
-func without(ports, gone []Ports) []Ports {
-	left := slices.Clone(ports)
+// PortsWithout is what of ports is in none of gone. Neither is changed; the result may be ports itself.
+func PortsWithout(ports, gone []Ports) []Ports {
+	left := ports
 	for _, g := range gone {
 		var next []Ports
 		for _, p := range left {

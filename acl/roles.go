@@ -25,22 +25,19 @@ type roleBook struct {
 	id       func(key string) RoleID
 	ids      map[string]RoleID // by selector key
 	keys     map[RoleID]string
-	networks map[netip.Prefix]RoleID // of the "ip:" selectors
-	lengths  []int                   // of networks, IPv6 ones plus 1000 to keep the families apart
-	postures map[string]*posture     // Policy.postures
-	memberOf map[string][]string     // Policy.memberOf
-	people   map[UserID]person       // users that alone have their login
-	everyone map[UserID]person       // all users
+	networks prefixIndex         // of the "ip:" selectors
+	postures map[string]*posture // Policy.postures
+	memberOf map[string][]string // Policy.memberOf
+	people   map[UserID]person   // users that alone have their login
+	everyone map[UserID]person   // all users
 }
-
-const bits6 = 1000
 
 // person is a user as roles see it.
 type person struct{ login, role string }
 
 func newRoleBook(p *Policy, users []User, id func(string) RoleID) *roleBook {
 	return &roleBook{
-		id: id, ids: map[string]RoleID{}, keys: map[RoleID]string{}, networks: map[netip.Prefix]RoleID{},
+		id: id, ids: map[string]RoleID{}, keys: map[RoleID]string{},
 		postures: p.postures, memberOf: p.memberOf, people: uniqueLogins(users), everyone: allLogins(users),
 	}
 }
@@ -110,23 +107,14 @@ func (b *roleBook) roles(keys []string) (out []RoleID, err error) {
 
 // network returns the id for the nodes that have an address in p.
 func (b *roleBook) network(p netip.Prefix) (RoleID, error) {
-	id, err := b.role("ip:" + p.String())
-	if err == nil {
-		b.addNetwork(p, id)
+	key := networkKey(p)
+	if _, known := b.ids[key]; !known {
+		b.networks.add([]netip.Prefix{p}, 0)
 	}
-	return id, err
+	return b.role(key)
 }
 
-func (b *roleBook) addNetwork(p netip.Prefix, id RoleID) {
-	b.networks[p] = id
-	n := p.Bits()
-	if p.Addr().Is6() {
-		n += bits6
-	}
-	if !slices.Contains(b.lengths, n) {
-		b.lengths = append(b.lengths, n)
-	}
-}
+func networkKey(p netip.Prefix) string { return selector{kind: kindPrefix, prefix: p}.key() }
 
 // rolesOf lists the roles of a node, sorted.
 func (b *roleBook) rolesOf(n *Node) (out []RoleID) {
@@ -136,7 +124,12 @@ func (b *roleBook) rolesOf(n *Node) (out []RoleID) {
 		}
 	}
 	for _, a := range n.Addresses {
-		out = append(out, b.networksAround(a)...)
+		if !plainAddr(a) {
+			continue
+		}
+		for _, p := range b.networks.around(a) {
+			out = append(out, b.ids[networkKey(p)])
+		}
 	}
 	for name, p := range b.postures {
 		if id, ok := b.ids[name]; ok && p.holds(n.Attributes) {
@@ -175,23 +168,6 @@ func (b *roleBook) of(who person) []string {
 		keys = append(keys, "autogroup:"+who.role)
 	}
 	return append(keys, b.memberOf[who.login]...)
-}
-
-// networksAround lists the roles of the networks that a lies in.
-func (b *roleBook) networksAround(a netip.Addr) (out []RoleID) {
-	for _, n := range b.lengths {
-		if (n >= bits6) != a.Is6() || !plainAddr(a) {
-			continue
-		}
-		p, err := a.Prefix(n % bits6)
-		if err != nil {
-			continue
-		}
-		if id, ok := b.networks[p]; ok {
-			out = append(out, id)
-		}
-	}
-	return out
 }
 
 // tagsOf lists a node's tags. What does not look like one is none: it could be the key of another selector.

@@ -191,7 +191,7 @@ func (c *Compiled) undenied(ports []Ports, src, dst *entry) []Ports {
 			continue
 		}
 		if !d.SameOwner || src.subject.Owner != "" && src.subject.Owner == dst.subject.Owner {
-			ports = without(ports, d.Ports)
+			ports = PortsWithout(ports, d.Ports)
 		}
 	}
 	return ports

@@ -36,7 +36,7 @@ func open(s statement) bool {
 		return false
 	}
 	return slices.ContainsFunc(s.targets, func(t target) bool {
-		return slices.ContainsFunc(t.dst, isEverybody) && len(without(anyPorts(), t.ports)) == 0
+		return slices.ContainsFunc(t.dst, isEverybody) && len(PortsWithout(anyPorts(), t.ports)) == 0
 	})
 }
 
@@ -102,7 +102,7 @@ func shadows(by, s statement) bool {
 		left := t.ports
 		for _, other := range by.targets {
 			if coversAll(other.dst, t.dst) {
-				left = without(left, other.ports)
+				left = PortsWithout(left, other.ports)
 			}
 		}
 		if len(left) > 0 || len(t.dst) == 0 || len(t.ports) == 0 {

@@ -148,7 +148,7 @@ func (c *comparison) line(f *finding, names [2]*namer) Line {
 		name = names[0]
 	}
 	var denied []string // how denies call who is concerned
-	l := Line{Change: f.kind, Ports: union(f.ports), Rule: r.Ref, Under: conditions(f.under), Other: f.other}
+	l := Line{Change: f.kind, Ports: acl.UnionPorts(f.ports), Rule: r.Ref, Under: conditions(f.under), Other: f.other}
 	for _, i := range f.denies {
 		d := &theirs.denies.rules[i]
 		l.Denies = append(l.Denies, Deny{d.Ref, visible(d.Reason)})

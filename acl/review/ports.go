@@ -7,47 +7,8 @@ import (
 	"picket.internal/acl"
 )
 
-// union is what any of lists has: sorted, no two ranges touching. None is changed.
-func union(lists ...[]acl.Ports) []acl.Ports {
-	all := slices.Concat(lists...)
-	slices.SortFunc(all, func(a, b acl.Ports) int {
-		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
-	})
-	out := all[:0]
-	for _, p := range all {
-		if n := len(out); n > 0 && out[n-1].Proto == p.Proto && int(p.First) <= int(out[n-1].Last)+1 {
-			out[n-1].Last = max(out[n-1].Last, p.Last)
-			continue
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-// without is what ports have and gone have not. Neither is changed.
-func without(ports, gone []acl.Ports) []acl.Ports {
-	left := ports
-	for _, g := range gone {
-		var next []acl.Ports
-		for _, p := range left {
-			if p.Proto != g.Proto || g.Last < p.First || p.Last < g.First {
-				next = append(next, p)
-				continue
-			}
-			if p.First < g.First {
-				next = append(next, acl.Ports{Proto: p.Proto, First: p.First, Last: g.First - 1})
-			}
-			if p.Last > g.Last {
-				next = append(next, acl.Ports{Proto: p.Proto, First: g.Last + 1, Last: p.Last})
-			}
-		}
-		left = next
-	}
-	return left
-}
-
 // common is what both have.
-func common(a, b []acl.Ports) []acl.Ports { return without(a, without(a, b)) }
+func common(a, b []acl.Ports) []acl.Ports { return acl.PortsWithout(a, acl.PortsWithout(a, b)) }
 
 // slice is ports that every rule opens all or none of, with the rules that do.
 type slice struct {
@@ -69,7 +30,7 @@ func sliced(lists [4]*matcher) (out []*slice) {
 			if m.skipped.has(i) {
 				continue
 			}
-			for _, p := range union(m.rules[i].Ports) {
+			for _, p := range acl.UnionPorts(m.rules[i].Ports) {
 				base := int(p.Proto) << 17
 				borders = append(borders, border{base + int(p.First), l, i, true}, border{base + int(p.Last) + 1, l, i, false})
 			}
