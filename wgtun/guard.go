@@ -7,6 +7,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"picket.internal/wgtun/filter"
+	"picket.internal/wgtun/hosttun"
 )
 
 // guardedTUN stands between wireguard-go and the TUN and lets through what the filter passes.
@@ -18,6 +19,9 @@ type guardedTUN struct {
 	filter  *filter.Filter
 	inject  *injector
 	reading readState
+	judging judgedReader
+	outward handed // what Read gave the device
+	inward  *pace
 	events  chan tun.Event
 
 	closeOnce sync.Once
@@ -25,9 +29,10 @@ type guardedTUN struct {
 	closeErr  error
 }
 
-func newGuardedTUN(inner tun.Device, f *filter.Filter, i *injector) *guardedTUN {
-	g := &guardedTUN{inner: inner, filter: f, inject: i, events: make(chan tun.Event, 1), closed: make(chan struct{})}
+func newGuardedTUN(inner tun.Device, f *filter.Filter, i *injector, out, in *pace) *guardedTUN {
+	g := &guardedTUN{inner: inner, filter: f, inject: i, outward: handed{pace: out}, inward: in, events: make(chan tun.Event, 1), closed: make(chan struct{})}
 	g.reading.cond.L = &g.reading.mu
+	g.judging, _ = inner.(judgedReader)
 	return g
 }
 
@@ -41,6 +46,14 @@ func (g *guardedTUN) Events() <-chan tun.Event { return g.events }
 // that come together with an error are judged like any other.
 func (g *guardedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	g.reading.begin()
+	g.outward.settle(bufs)
+	g.outward.pace.wait()
+	if g.judging != nil {
+		n, err := g.judging.ReadJudged(bufs, sizes, offset, g.judge)
+		g.reading.took(n, err)
+		g.outward.fill(bufs, n, func(i int) bool { return sizes[i] > 0 })
+		return n, err
+	}
 	n, err := g.inner.Read(bufs, sizes, offset)
 	// From here the packets count as under way, before the first verdict: a drain after a swap waits for every packet
 	// that an older verdict passed.
@@ -50,7 +63,18 @@ func (g *guardedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 			sizes[i] = 0
 		}
 	}
+	g.outward.fill(bufs, n, func(i int) bool { return sizes[i] > 0 })
 	return n, err
+}
+
+// judgedReader is a TUN that has packets judged before it cuts them.
+type judgedReader interface {
+	ReadJudged(bufs [][]byte, sizes []int, offset int, judge hosttun.Judge) (int, error)
+}
+
+func (g *guardedTUN) judge(packet []byte, _ int) bool {
+	g.reading.judging()
+	return g.egress(packet)
 }
 
 func (g *guardedTUN) egress(packet []byte) bool {
@@ -71,6 +95,8 @@ var writePool = sync.Pool{New: func() any { return new([][]byte) }}
 // Write hands the packets that the filter passes to the inner device in one call, as the slices they came in. It returns
 // len(bufs) unless the inner device fails: a refused packet has been dealt with.
 func (g *guardedTUN) Write(bufs [][]byte, offset int) (int, error) {
+	g.inward.begin()
+	defer g.inward.end(len(bufs))
 	pooled := writePool.Get().(*[][]byte)
 	passed := (*pooled)[:0]
 	for _, b := range bufs {
@@ -143,6 +169,13 @@ func (r *readState) begin() {
 	r.underWay = false
 	r.mu.Unlock()
 	r.cond.Broadcast()
+}
+
+// judging notes that a packet is about to be judged.
+func (r *readState) judging() {
+	r.mu.Lock()
+	r.underWay = true
+	r.mu.Unlock()
 }
 
 // took notes n packets under way. After an error other than a partial read there is no next Read to wait for.

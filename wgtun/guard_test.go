@@ -69,7 +69,7 @@ func guarded(s *scripted) (*guardedTUN, *injector) {
 		},
 	}})
 	i := newInjector()
-	return newGuardedTUN(s, f, i), i
+	return newGuardedTUN(s, f, i, newPace(), newPace()), i
 }
 
 const guardOffset = 16

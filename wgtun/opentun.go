@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.zx2c4.com/wireguard/tun"
+
+	"picket.internal/wgtun/hosttun"
 )
 
 // Why a TUN device cannot be had; each text ends with what to do.
@@ -29,7 +31,7 @@ func OpenTUN(name string, mtu int) (tun.Device, error) {
 			return nil, fmt.Errorf("open TUN device %s: %w", name, ErrNoTUN)
 		}
 	}
-	d, err := tun.CreateTUN(name, mtu)
+	d, err := hosttun.Open(name, mtu)
 	if err != nil {
 		return nil, fmt.Errorf("open TUN device %s: %w", name, tunError(err))
 	}

@@ -104,6 +104,27 @@ func (s *sessions) forgetSilent() {
 type watchedBind struct {
 	*path.Bind
 	sessions *sessions
+	out, in  *pace
+}
+
+// dataSize is more than the length of any message that carries no packet.
+const dataSize = device.MessageTransportSize
+
+func isData(message []byte) bool {
+	return len(message) > dataSize && message[0] == device.MessageTransportType
+}
+
+// Send counts what comes out of the device.
+func (b watchedBind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	n := 0
+	for _, buf := range bufs {
+		if isData(buf) {
+			n++
+		}
+	}
+	b.out.begin()
+	defer b.out.end(n)
+	return b.Bind.Send(bufs, ep)
 }
 
 // Open opens the path layer.
@@ -116,8 +137,14 @@ func (b watchedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 }
 
 func (b watchedBind) watch(receive conn.ReceiveFunc) conn.ReceiveFunc {
+	inward := handed{pace: b.in}
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		inward.settle(bufs)
+		b.in.wait()
 		n, err := receive(bufs, sizes, eps)
+		if err == nil {
+			inward.fill(bufs, n, func(i int) bool { return sizes[i] > 0 && isData(bufs[i][:sizes[i]]) })
+		}
 		if err != nil || b.sessions.waiting.Load() == 0 {
 			return n, err
 		}

@@ -17,6 +17,7 @@ import (
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/path"
+	"picket.internal/wgtun/sockets"
 )
 
 // sweepInterval bounds how late a deadline, or the lease's end, cuts a flow.
@@ -33,6 +34,7 @@ type Tunnel struct {
 	tun    *guardedTUN
 
 	sessions *sessions
+	out, in  *pace // packets inside the device
 	ready    chan struct{}
 
 	newEngine func(tun.Device, conn.Bind, *device.Logger) engine // tests put theirs
@@ -65,7 +67,7 @@ func New(c Config) (*Tunnel, error) {
 		return nil, errors.New("new tunnel: a key is missing")
 	}
 	if c.Bind == nil {
-		c.Bind = conn.NewDefaultBind()
+		c.Bind = sockets.New()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -85,11 +87,13 @@ func New(c Config) (*Tunnel, error) {
 		}),
 		inject:    newInjector(),
 		sessions:  newSessions(),
+		out:       newPace(),
+		in:        newPace(),
 		ready:     make(chan struct{}),
 		newEngine: newWireguard,
 		peers:     make(map[key.TunnelPublic]installed),
 	}
-	t.tun = newGuardedTUN(c.TUN, t.filter, t.inject)
+	t.tun = newGuardedTUN(c.TUN, t.filter, t.inject, t.out, t.in)
 	return t, nil
 }
 
@@ -110,7 +114,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 			cancel(fmt.Errorf("run paths: %w", err))
 		}
 	})
-	dev := t.newEngine(t.tun, watchedBind{t.path, t.sessions}, deviceLogger(t.logger))
+	dev := t.newEngine(t.tun, watchedBind{t.path, t.sessions, t.out, t.in}, deviceLogger(t.logger))
 	tasks.Go(func() { t.sessions.run(ctx, dev.Handshake) })
 	if err := t.bringUp(dev); err != nil {
 		cancel(err)
