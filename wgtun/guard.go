@@ -42,28 +42,29 @@ func (g *guardedTUN) Name() (string, error)    { return g.inner.Name() }
 func (g *guardedTUN) BatchSize() int           { return g.inner.BatchSize() }
 func (g *guardedTUN) Events() <-chan tun.Event { return g.events }
 
-// Read returns what the inner device read, with the size of every refused packet set to 0, which wireguard-go skips. Packets
-// that come together with an error are judged like any other.
+// Read returns what the inner device read and the filter passed. Of what it refused either nothing is there, or the size is 0, which wireguard-go
+// skips. Packets that come together with an error are judged like any other.
 func (g *guardedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	g.reading.begin()
 	g.outward.settle(bufs)
 	g.outward.pace.wait()
+	n, err := g.read(bufs, sizes, offset)
+	g.reading.took(n, err)
+	g.outward.fill(bufs, n, func(i int) bool { return sizes[i] > 0 })
+	return n, err
+}
+
+// read has each packet judged, by the inner device before it cuts it where it can, else here.
+func (g *guardedTUN) read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	if g.judging != nil {
-		n, err := g.judging.ReadJudged(bufs, sizes, offset, g.judge)
-		g.reading.took(n, err)
-		g.outward.fill(bufs, n, func(i int) bool { return sizes[i] > 0 })
-		return n, err
+		return g.judging.ReadJudged(bufs, sizes, offset, g.judge)
 	}
 	n, err := g.inner.Read(bufs, sizes, offset)
-	// From here the packets count as under way, before the first verdict: a drain after a swap waits for every packet
-	// that an older verdict passed.
-	g.reading.took(n, err)
 	for i := range n {
-		if !g.egress(bufs[i][offset : offset+sizes[i]]) {
+		if !g.judge(bufs[i][offset:offset+sizes[i]], 1) {
 			sizes[i] = 0
 		}
 	}
-	g.outward.fill(bufs, n, func(i int) bool { return sizes[i] > 0 })
 	return n, err
 }
 
@@ -72,12 +73,10 @@ type judgedReader interface {
 	ReadJudged(bufs [][]byte, sizes []int, offset int, judge hosttun.Judge) (int, error)
 }
 
+// judge gives the verdict on a packet that is to be sent as count packets. From here it counts as under way, before the verdict: a drain after a
+// swap waits for every packet that an older verdict passed.
 func (g *guardedTUN) judge(packet []byte, _ int) bool {
 	g.reading.judging()
-	return g.egress(packet)
-}
-
-func (g *guardedTUN) egress(packet []byte) bool {
 	switch g.filter.Egress(packet).Verdict {
 	case filter.Pass:
 		return true

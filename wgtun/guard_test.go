@@ -13,6 +13,7 @@ import (
 
 	"picket.internal/acl"
 	"picket.internal/wgtun/filter"
+	"picket.internal/wgtun/hosttun"
 )
 
 // scripted is a TUN whose Read gives what a test says, and which keeps the very slices it is given to write.
@@ -250,4 +251,56 @@ func TestSpoofedPacketsAreNotAnswered(t *testing.T) {
 	if n := len(inject.take()); n != 1 {
 		t.Errorf("%d answers, want one, to the honest packet", n)
 	}
+}
+
+// judging is a TUN that has its packets judged before it returns them, and then waits.
+type judging struct {
+	scripted
+	judged, release chan struct{}
+}
+
+func (j *judging) ReadJudged(bufs [][]byte, sizes []int, offset int, judge hosttun.Judge) (int, error) {
+	pkt := j.reads[0].packets[0]
+	j.reads = j.reads[1:]
+	pass := judge(pkt, 1)
+	close(j.judged)
+	<-j.release
+	if !pass {
+		return 0, nil
+	}
+	sizes[0] = copy(bufs[0][offset:], pkt)
+	return 1, nil
+}
+
+// A drain after a swap must wait for a packet that has passed, wherever it is.
+func TestDrainWaitsForAPacketJudgedBeforeItIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		allowed := udpPacket(guardHere, guardThere, nil)
+		j := &judging{scripted: scripted{reads: []scriptedRead{{packets: [][]byte{allowed}}}}, judged: make(chan struct{}), release: make(chan struct{})}
+		g, _ := guarded(&j.scripted)
+		g.judging = j
+		bufs, sizes := guardBuffers(1)
+		go func() {
+			if n, err := g.Read(bufs, sizes, guardOffset); n != 1 || err != nil {
+				t.Errorf("read %d packets, %v", n, err)
+			}
+		}()
+		<-j.judged
+		drained := make(chan struct{})
+		go func() {
+			g.drain()
+			close(drained)
+		}()
+		for _, step := range []func(){func() {}, func() { close(j.release) }} {
+			step()
+			synctest.Wait()
+			select {
+			case <-drained:
+				t.Fatal("drained while a packet that has passed is under way")
+			default:
+			}
+		}
+		g.reading.begin() // the next Read
+		<-drained
+	})
 }

@@ -91,6 +91,7 @@ func runAgent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	leaveProcessors()
 	if err := preflight(a.tun); err != nil {
 		return err
 	}

@@ -64,8 +64,14 @@ func (m *merger) add(pkt []byte) {
 		m.runs = m.runs[:len(m.runs)-1] // r
 		return
 	}
+	if r.tcp && pushes(pkt, r.l4) {
+		r.open = false
+	}
 	m.push(r, pkt)
 }
+
+// pushes tells whether a TCP segment has PSH, after which nothing is joined: it is for the last of a run only.
+func pushes(pkt []byte, l4 int) bool { return pkt[l4+13]&tcpPSH != 0 }
 
 // fresh is the place of the next run; push keeps it.
 func (m *merger) fresh() *run {
@@ -178,7 +184,7 @@ func (b *run) join(r *run, pkt []byte) {
 	if r.segment < b.segment {
 		b.open = false
 	}
-	if b.tcp && pkt[r.l4+13]&tcpPSH != 0 {
+	if b.tcp && pushes(pkt, r.l4) {
 		b.pkts[0][b.l4+13] |= tcpPSH
 		b.open = false
 	}

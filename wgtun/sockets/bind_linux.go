@@ -102,7 +102,7 @@ func open(network string, port uint16) (*socket, uint16, error) {
 		udp.Close()
 		return nil, 0, err
 	}
-	s := newSocket(udp, raw, network == "udp6")
+	s := newSocket(udp, raw)
 	return s, udp.LocalAddr().(*net.UDPAddr).AddrPort().Port(), nil
 }
 

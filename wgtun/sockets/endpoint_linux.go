@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,8 @@ type endpoint struct {
 	netip.AddrPort
 	name [unix.SizeofSockaddrInet6]byte // struct sockaddr_in or sockaddr_in6
 	size uint32
+	// uncut says that the path does not take datagrams which the kernel has to cut: they are too long for it.
+	uncut atomic.Bool
 }
 
 var _ conn.Endpoint = (*endpoint)(nil)

@@ -3,6 +3,7 @@ package sockets
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -35,7 +36,7 @@ type socket struct {
 	last    *endpoint // whom the last message came from: mostly the next does too
 }
 
-func newSocket(c *net.UDPConn, raw syscall.RawConn, _ bool) *socket {
+func newSocket(c *net.UDPConn, raw syscall.RawConn) *socket {
 	s := &socket{conn: c, raw: raw, stage: make([]byte, 1<<16)}
 	s.senders.New = func() any { return newSender() }
 	_ = raw.Control(func(fd uintptr) { // Linux 4.18
@@ -68,8 +69,8 @@ func (s *socket) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int
 			case errors.Is(errno, unix.EINTR):
 				continue
 			case errno != nil:
-				if n == 0 {
-					err = errno
+				if n == 0 { // not a bare Errno, for which wireguard-go would stop receiving at once
+					err = fmt.Errorf("receive: %w", errno)
 				}
 				return true
 			}
@@ -134,6 +135,7 @@ type sender struct {
 	messages []message
 	controls [][unix.SizeofCmsghdr + 8]byte // one a message
 	at       int                            // the message to send next
+	refused  bool                           // that message was not cut
 	err      error
 }
 
@@ -152,22 +154,26 @@ func newSender() *sender {
 	}
 }
 
-// send sends bufs, at most BatchSize.
+// send sends bufs, at most BatchSize. What the kernel does not cut goes out uncut: it says EIO where the interface cannot make checksums
+// (udp_send_skb in Linux), from then on for all, and EINVAL or EMSGSIZE where the path takes only smaller datagrams, from then on for this address.
 func (s *socket) send(bufs [][]byte, to *endpoint) error {
 	x := s.senders.Get().(*sender)
 	defer s.senders.Put(x)
 	defer x.reset()
-	cutting := s.cutting.Load()
-	x.prepare(bufs, to, cutting)
+	x.prepare(bufs, to, s.cutting.Load() && !to.uncut.Load())
 	err := s.flush(x)
-	if cutting && errors.Is(err, unix.EIO) { // the interface cannot make checksums, and so cannot cut (udp_send_skb in Linux)
+	switch {
+	case !x.refused:
+		return err
+	case errors.Is(err, unix.EIO):
 		s.cutting.Store(false)
-		sent := x.datagrams()
-		x.reset()
-		x.prepare(bufs[sent:], to, false)
-		err = s.flush(x)
+	default:
+		to.uncut.Store(true)
 	}
-	return err
+	sent := x.datagrams()
+	x.reset()
+	x.prepare(bufs[sent:], to, false)
+	return s.flush(x)
 }
 
 // prepare makes messages of bufs.
@@ -223,11 +229,12 @@ func (s *socket) flush(x *sender) error {
 			case unix.EINTR:
 			case unix.EAGAIN:
 				return false
-			case unix.EIO:
-				x.err = errno
-				return true
 			default:
 				x.err = errno
+				if x.messages[x.at].Iovlen > 1 && (errno == unix.EIO || errno == unix.EINVAL || errno == unix.EMSGSIZE) {
+					x.refused = true
+					return true
+				}
 				x.at++
 			}
 		}
@@ -251,5 +258,5 @@ func (x *sender) datagrams() (n int) {
 func (x *sender) reset() {
 	clear(x.vectors)
 	clear(x.messages)
-	x.vectors, x.messages, x.at, x.err = x.vectors[:0], x.messages[:0], 0, nil
+	x.vectors, x.messages, x.at, x.refused, x.err = x.vectors[:0], x.messages[:0], 0, false, nil
 }

@@ -1,0 +1,84 @@
+package wgtun
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// waited is how long wait blocked.
+func waited(p *pace) time.Duration {
+	began := time.Now()
+	p.wait()
+	return time.Since(began)
+}
+
+func TestPaceWaitsForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace()
+		p.inside.Add(maxInside - 1)
+		if d := waited(p); d != 0 {
+			t.Errorf("waited %v with room left", d)
+		}
+		p.inside.Add(1)
+		go func() {
+			p.begin()
+			time.Sleep(700 * time.Microsecond)
+			p.end(1)
+		}()
+		if d := waited(p); d != 700*time.Microsecond {
+			t.Errorf("waited %v for what came out after 700 µs", d)
+		}
+	})
+}
+
+// What comes out nowhere is given up: packets that fail authentication, or wait for a handshake.
+func TestPaceGivesLostPacketsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace()
+		p.inside.Add(10 * maxInside)
+		if d := waited(p); d != lostAfter {
+			t.Errorf("waited %v for lost packets, not %v", d, lostAfter)
+		}
+		p.begin()
+		p.end(maxInside) // they come after all
+		p.inside.Add(maxInside - 1)
+		if d := waited(p); d != 0 {
+			t.Errorf("waited %v: late packets count below nothing", d)
+		}
+	})
+}
+
+// A system call that blocks is at work: it is waited for, but not for ever.
+func TestPaceWaitsForABlockedCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace()
+		p.inside.Add(maxInside)
+		p.begin()
+		if d := waited(p); d < stuckAfter || d > stuckAfter+lostAfter {
+			t.Errorf("waited %v for a blocked call, not %v", d, stuckAfter)
+		}
+	})
+}
+
+func TestHandedCountsWhatTheDeviceKeeps(t *testing.T) {
+	h := handed{pace: newPace()}
+	bufs := [][]byte{make([]byte, 1), make([]byte, 1), make([]byte, 1)}
+	all := func(int) bool { return true }
+	h.settle(bufs)
+	h.fill(bufs, 3, all)
+	if n := h.pace.inside.Load(); n != 3 {
+		t.Fatalf("%d inside of 3 handed over", n)
+	}
+	bufs[1] = make([]byte, 1) // the device keeps the second
+	h.settle(bufs)
+	if n := h.pace.inside.Load(); n != 1 {
+		t.Errorf("%d inside of 1 kept", n)
+	}
+	h.fill(bufs, 3, func(i int) bool { return i == 0 })
+	bufs[0], bufs[2] = make([]byte, 1), make([]byte, 1)
+	h.settle(bufs)
+	if n := h.pace.inside.Load(); n != 2 {
+		t.Errorf("%d inside of 2 that count", n)
+	}
+}

@@ -1,0 +1,246 @@
+package sockets
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+	"pgregory.net/rapid"
+)
+
+// opened is a Bind with its receive function of one family.
+type opened struct {
+	*Bind
+	receive conn.ReceiveFunc
+	at      netip.AddrPort
+}
+
+func openAt(t testing.TB, ip string) opened {
+	t.Helper()
+	b := New().(*Bind)
+	fns, port, err := b.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	a := netip.MustParseAddr(ip)
+	i := 0
+	if a.Is6() {
+		if len(fns) < 2 {
+			t.Skip("this host has no IPv6")
+		}
+		i = 1
+	}
+	return opened{b, fns[i], netip.AddrPortFrom(a, port)}
+}
+
+// take receives until n datagrams are there.
+func (o opened) take(t testing.TB, n int) (out [][]byte, from []netip.AddrPort) {
+	t.Helper()
+	bufs, sizes, eps := make([][]byte, o.BatchSize()), make([]int, o.BatchSize()), make([]conn.Endpoint, o.BatchSize())
+	for i := range bufs {
+		bufs[i] = make([]byte, 1<<16)
+	}
+	late := time.AfterFunc(10*time.Second, func() { _ = o.Close() })
+	defer late.Stop()
+	for len(out) < n {
+		m, err := o.receive(bufs, sizes, eps)
+		if err != nil {
+			t.Fatalf("after %d of %d datagrams: %v", len(out), n, err)
+		}
+		for i := range m {
+			out = append(out, bytes.Clone(bufs[i][:sizes[i]]))
+			from = append(from, eps[i].(*endpoint).AddrPort)
+		}
+	}
+	return out, from
+}
+
+func (o opened) endpoint(t testing.TB) conn.Endpoint {
+	t.Helper()
+	e, err := o.ParseEndpoint(o.at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// numbered makes datagrams of given lengths, no two alike.
+func numbered(sizes []int) [][]byte {
+	out := make([][]byte, len(sizes))
+	for i, size := range sizes {
+		out[i] = bytes.Repeat([]byte{byte(i + 1)}, size)
+	}
+	return out
+}
+
+func TestDatagramsArriveWholeAndInOrder(t *testing.T) {
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		t.Run(ip, func(t *testing.T) {
+			a, b := openAt(t, ip), openAt(t, ip)
+			rapid.Check(t, func(rt *rapid.T) {
+				size := rapid.SampledFrom([]int{1, 32, 200, 1312, 1452, 8900, 65507})
+				sizes := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) []int {
+					return slices.Repeat([]int{size.Draw(rt, "size")}, rapid.IntRange(1, 70).Draw(rt, "times"))
+				}), 1, 4).Draw(rt, "runs")
+				sent := numbered(slices.Concat(sizes...))
+				sent = sent[:min(len(sent), conn.IdealBatchSize)]
+				for whole := 0; len(sent) > 1 && whole > 4<<20; { // the receiver's buffer
+					sent = sent[1:]
+				}
+				if err := a.Send(sent, b.endpoint(t)); err != nil {
+					rt.Fatal(err)
+				}
+				got, from := b.take(t, len(sent))
+				if !slices.EqualFunc(got, sent, bytes.Equal) {
+					rt.Fatalf("%d datagrams sent, others received: %d", len(sent), len(got))
+				}
+				for _, f := range from {
+					if f != a.at {
+						rt.Fatalf("from %v, not %v", f, a.at)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Of several datagrams of one length one message is made, which is what the speed comes from.
+func TestAlikeDatagramsMakeOneMessage(t *testing.T) {
+	x := newSender()
+	to := newEndpoint(netip.MustParseAddrPort("192.0.2.1:9"))
+	for _, c := range []struct{ sizes, vectors []int }{
+		{[]int{100}, []int{1}},
+		{[]int{100, 100, 100}, []int{3}},
+		{[]int{100, 100, 40, 40}, []int{3, 1}},
+		{[]int{40, 100}, []int{1, 1}},
+		{slices.Repeat([]int{100}, 65), []int{64, 1}},
+		{slices.Repeat([]int{30000}, 3), []int{2, 1}},
+	} {
+		x.prepare(numbered(c.sizes), to, true)
+		var got []int
+		for _, m := range x.messages {
+			got = append(got, int(m.Iovlen))
+		}
+		if !slices.Equal(got, c.vectors) {
+			t.Errorf("%d datagrams from %v: messages of %v datagrams, want %v", len(c.sizes), c.sizes[0], got, c.vectors)
+		}
+		x.reset()
+	}
+}
+
+// A path with a small MTU takes no datagrams that the kernel would have to cut: they go out one by one, in fragments if they must.
+func TestTooLongToCut(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root for a network namespace")
+	}
+	var group sync.WaitGroup
+	group.Go(func() { // the thread dies with its namespace
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Skipf("no network namespace: %v", err)
+		}
+		if out, err := exec.Command("ip", "link", "set", "lo", "up", "mtu", "1280").CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+			return
+		}
+		a, b := openAt(t, "127.0.0.1"), openAt(t, "127.0.0.1")
+		ep := b.endpoint(t).(*endpoint)
+		for range 2 {
+			sent := numbered(slices.Repeat([]int{1400}, 20))
+			if err := a.Send(sent, ep); err != nil {
+				t.Errorf("send: %v", err)
+				return
+			}
+			if got, _ := b.take(t, len(sent)); !slices.EqualFunc(got, sent, bytes.Equal) {
+				t.Error("other datagrams received than sent")
+			}
+			if !ep.uncut.Load() {
+				t.Error("the next batch will be tried the same way")
+			}
+		}
+	})
+	group.Wait()
+}
+
+func TestClosedBind(t *testing.T) {
+	o := openAt(t, "127.0.0.1")
+	got := make(chan error)
+	go func() {
+		_, err := o.receive([][]byte{make([]byte, 100)}, make([]int, 1), make([]conn.Endpoint, 1))
+		got <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("receive: %v", err)
+	}
+	if err := o.Send(numbered([]int{1}), o.endpoint(t)); err == nil {
+		t.Error("sent on a closed bind")
+	}
+	if _, _, err := o.Open(o.at.Port()); err != nil {
+		t.Errorf("open again: %v", err)
+	}
+	if _, _, err := o.Open(o.at.Port()); !errors.Is(err, conn.ErrBindAlreadyOpen) {
+		t.Errorf("open twice: %v", err)
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	o := openAt(t, "127.0.0.1")
+	if _, _, err := New().Open(o.at.Port()); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("a second bind on one port: %v", err)
+	}
+}
+
+func TestEndpointsAreTheirAddresses(t *testing.T) {
+	b := New()
+	for text, want := range map[string]string{
+		"192.0.2.7:51820":          "192.0.2.7:51820",
+		"[::ffff:192.0.2.7]:51820": "192.0.2.7:51820",
+		"[2001:db8::7]:1":          "[2001:db8::7]:1",
+		"[fe80::1%3]:65535":        "[fe80::1%3]:65535",
+	} {
+		e, err := b.ParseEndpoint(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.DstToString() != want {
+			t.Errorf("%s reads as %s", text, e.DstToString())
+		}
+		if got := readName(e.(*endpoint).name[:]); got.String() != want {
+			t.Errorf("%s is for the kernel %s", text, got)
+		}
+	}
+	if _, err := b.ParseEndpoint("nonsense"); err == nil {
+		t.Error("nonsense is an endpoint")
+	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	for _, size := range []int{200, 1312} {
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
+			from, to := openAt(b, "127.0.0.1"), openAt(b, "127.0.0.1")
+			ep, bufs := to.endpoint(b), numbered(slices.Repeat([]int{size}, conn.IdealBatchSize))
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := from.Send(bufs, ep); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
