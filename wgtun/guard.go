@@ -19,6 +19,7 @@ type guardedTUN struct {
 	inject  *injector
 	reading readState
 	events  chan tun.Event
+	ready   func(packet []byte) bool // asked of each packet that passes outward: may it go on? nil: always
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -56,7 +57,7 @@ func (g *guardedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 func (g *guardedTUN) egress(packet []byte) bool {
 	switch g.filter.Egress(packet).Verdict {
 	case filter.Pass:
-		return true
+		return g.ready == nil || g.ready(packet)
 	case filter.Reject:
 		if b := g.filter.AppendReject(newInjection(), packet); len(b) > injectOffset {
 			g.inject.offer(b)
