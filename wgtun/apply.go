@@ -23,12 +23,12 @@ var ErrClosed = errors.New("tunnel is closed")
 //  1. the filter takes what old and new allow both, departing nodes and addresses that change hands denied; flows are cut
 //  2. those peers leave the device and the paths; this waits until nothing of theirs is under way, which a blocked TUN may
 //     delay (SECURITY.md R14): by then nothing of theirs passes
-//  3. the new peers come, the others change, a rotated tunnel key hands its addresses over
+//  3. the new peers come, asleep (see roster), the others change, a rotated tunnel key hands its addresses over
 //  4. the filter takes the new rules whole
 //
 // So no rule meant for an address's new owner ever meets the old one's key. A State in which two peers claim one address or
-// one key, or a peer claims one of ours, is refused whole and the old one stays: the error wraps ErrRefused. Before Run the
-// peers are noted and reach the device when it comes up. Calls wait for each other.
+// one key, or a peer claims one of ours, is refused whole and the old one stays: the error wraps ErrRefused. Calls wait for
+// each other.
 func (t *Tunnel) Apply(s State) (Applied, error) {
 	t.applying.Lock()
 	defer t.applying.Unlock()
@@ -40,11 +40,15 @@ func (t *Tunnel) Apply(s State) (Applied, error) {
 	}
 	// Before any peer comes: one that sends a probe through the tunnel must not be answered with a path through it.
 	t.path.SetOverlay(slices.Concat(t.config.Overlay, s.Overlay))
-	a := application{t: t, state: s, plan: makePlan(t.peers, s.Peers), policy: policyOf(s), failed: make(map[acl.NodeID]error)}
+	a := application{
+		t: t, roster: t.roster, state: s, plan: makePlan(t.roster.peers, s.Peers), policy: policyOf(s),
+		failed: make(map[acl.NodeID]error), removed: make(map[acl.NodeID]*member),
+	}
 	a.narrow()
 	a.removePeers()
 	a.addPeers()
 	a.widen()
+	t.roster.reseat(s.Peers)
 	return a.applied, a.err()
 }
 
@@ -55,12 +59,14 @@ func policyOf(s State) *filter.Policy {
 // application is one Apply under way; the caller holds t.applying.
 type application struct {
 	t       *Tunnel
+	roster  *roster
 	state   State
 	plan    plan
 	policy  *filter.Policy
 	applied Applied
 	failed  map[acl.NodeID]error
-	tainted []netip.Prefix // of peers that could not be removed: nobody may have them yet
+	removed map[acl.NodeID]*member // in step 2, of nodes that stay
+	tainted []netip.Prefix         // of peers that could not be removed: nobody may have them yet
 }
 
 // narrow is step 1. The cuts are told before step 2, which may have to wait.
@@ -90,14 +96,27 @@ func (a *application) removePeers() {
 
 // remove takes a peer from the paths first: from then on nothing reaches it, whatever the device still holds.
 func (a *application) remove(in installed) {
+	r, node := a.roster, in.peer.Node
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	m := r.peers[in.peer.Tunnel]
+	was := *m
+	var counted map[key.TunnelPublic]peerCounters
+	if m.awake != nil && !a.plan.departing[node] {
+		counted = r.counters()
+	}
 	a.t.path.RemovePeer(in.peer.Tunnel)
-	if err := a.t.configure(configRemove(in)); err != nil {
+	if err := r.leave(m, counted); err != nil {
 		a.fail(in, fmt.Errorf("remove: %w", err))
-		a.tainted = append(a.tainted, in.prefixes...)
-		a.t.note(broken(in))
+		a.tainted = append(a.tainted, in.prefixes()...)
+		r.abandon(m)
 		return
 	}
-	a.t.forget(in.peer.Tunnel)
+	r.forget(m)
+	if !a.plan.departing[node] {
+		was.past = m.past
+		a.removed[node] = &was
+	}
 }
 
 // addPeers is step 3.
@@ -114,56 +133,69 @@ func (a *application) addPeers() {
 	a.applied.Added, a.applied.Changed = a.plan.added, a.plan.changed
 }
 
-// add tells the device of a peer before the paths: as soon as these answer the peer's probes it sends its handshake, which the device must
-// not miss, because it is tried again only 5 seconds later.
+// add enters a peer. It is put into the device only when its node was awake under the key it had, or until its prefixes changed hands.
 func (a *application) add(in installed) {
-	if err := a.t.configure(configAdd(in)); err != nil {
-		a.fail(in, fmt.Errorf("add: %w", err))
-		in = broken(in)
-	} else {
-		a.t.path.SetPeer(in.path())
+	r, k := a.roster, in.peer.Tunnel
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	was := a.removed[in.peer.Node]
+	if was == nil {
+		was = r.nodes[in.peer.Node] // hands over to in, and is retired after it
 	}
-	a.t.note(in)
-	a.t.sessions.added(in.peer.Tunnel)
-	if a.plan.again[in.peer.Tunnel] && a.t.engine != nil {
-		a.t.engine.Handshake(in.peer.Tunnel) // the peer, which has not left, still has the session that we gave up
+	m := &member{installed: in}
+	if was != nil && was.sameHolder(in) {
+		m.past = was.past
+	}
+	r.enrol(m)
+	a.t.path.SetPeer(in.path())
+	if was == nil || was.awake == nil || r.engine == nil {
+		return
+	}
+	if err := r.admit(m); err != nil {
+		r.abandon(m)
+		a.fail(in, fmt.Errorf("add: %w", err))
+		return
+	}
+	if a.plan.again[k] {
+		r.engine.Handshake(k) // the peer, which has not left, still has the session that we gave up
 	}
 }
 
 // change sets a peer that stays.
 func (a *application) change(c change) {
+	r := a.roster
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	m := r.peers[c.new.peer.Tunnel]
 	if c.old.peer.Probe != c.new.peer.Probe {
-		a.restarted(c.new)
+		a.restarted(m, c.new)
 	} else {
 		a.t.path.SetPeer(c.new.path())
 	}
-	if err := a.t.configure(configChange(c)); err != nil {
-		a.t.path.RemovePeer(c.new.peer.Tunnel)
-		a.fail(c.new, fmt.Errorf("change: %w", err))
-		a.t.note(broken(c.new))
+	r.set(func() { m.installed = c.new })
+	if m.awake == nil {
 		return
 	}
-	a.t.note(c.new)
+	if err := r.configure(configChange(c)); err != nil {
+		r.abandon(m)
+		a.fail(c.new, fmt.Errorf("change: %w", err))
+	}
 }
 
 // restarted deals with a peer whose changed probe key says that it has started anew, and so lost its session: ours must not be
 // sent into any more. Nor may a handshake be lost on the old path, because it is tried again only 5 seconds later: the path is
 // given up but for its address, so that what is sent waits until the peer answers under its new key.
-func (a *application) restarted(in installed) {
+func (a *application) restarted(m *member, in installed) {
 	p := in.path()
 	if old, ok := a.t.path.Status(p.Tunnel); ok && old.Addr.IsValid() {
 		p.Candidates = append([]netip.AddrPort{old.Addr}, p.Candidates...)
 	}
 	a.t.path.RemovePeer(p.Tunnel)
 	a.t.path.SetPeer(p)
-	if a.t.engine != nil {
-		a.t.engine.Expire(p.Tunnel)
+	if m.awake != nil {
+		a.t.path.Woken(p.Tunnel)
+		a.roster.engine.Expire(p.Tunnel)
 	}
-}
-
-func broken(in installed) installed {
-	in.broken = true
-	return in
 }
 
 func (a *application) fail(in installed, err error) {
@@ -175,8 +207,10 @@ func (a *application) denyTainted() {
 	if len(a.tainted) == 0 {
 		return
 	}
-	for _, p := range a.state.Peers {
-		for _, prefix := range install(p).prefixes {
+	for i := range a.state.Peers {
+		p := &a.state.Peers[i]
+		in := installed{peer: p}
+		for _, prefix := range in.prefixes() {
 			if slices.ContainsFunc(a.tainted, prefix.Overlaps) {
 				a.failed[p.Node] = fmt.Errorf("%s is still with a peer that could not be removed", prefix)
 			}
@@ -207,29 +241,6 @@ func (a *application) err() error {
 		errs = append(errs, fmt.Errorf("node %s: %w", node, err))
 	}
 	return errors.Join(errs...)
-}
-
-// configure hands a text to the device; before Run there is none, and Run hands it everything noted.
-// The caller holds t.applying.
-func (t *Tunnel) configure(text string) error {
-	if t.engine == nil {
-		return nil
-	}
-	return t.engine.IpcSet(text)
-}
-
-// note records a peer as installed; forget takes it out.
-func (t *Tunnel) note(in installed) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.peers[in.peer.Tunnel] = in
-}
-
-func (t *Tunnel) forget(k key.TunnelPublic) {
-	t.sessions.removed(k)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.peers, k)
 }
 
 func (t *Tunnel) setGeneration(g uint64) {

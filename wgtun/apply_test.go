@@ -87,13 +87,16 @@ func moveAddress(t *testing.T, stays bool) {
 	}
 
 	var order []string
-	port := uint16(50000)
+	port, applying := uint16(50000), true
 	seen.before = func(config string) error {
 		switch {
 		case strings.Contains(config, hexKey(a.tk.Public())) && strings.Contains(config, "remove=true"):
 			order = append(order, "remove a")
 		case strings.Contains(config, "allowed_ip="+moving.String()):
 			order = append(order, "give to b")
+		}
+		if !applying {
+			return nil
 		}
 		port++
 		from, to := netip.AddrPortFrom(moving, port), netip.AddrPortFrom(c.addrs[0], 80)
@@ -114,6 +117,10 @@ func moveAddress(t *testing.T, stays bool) {
 	applied, err := c.tunnel.Apply(w.state(c, testLease, grants...))
 	if err != nil {
 		t.Fatal(err)
+	}
+	applying = false
+	if !c.tunnel.roster.wakeNode(b.id) {
+		t.Error("the new holder is not woken")
 	}
 	if got := strings.Join(order, ", "); got != "remove a, give to b" {
 		t.Errorf("order: %s", got)
@@ -164,7 +171,7 @@ func TestTunnelKeyHandover(t *testing.T) {
 		if applied.Changed != 1 || applied.Added != 0 || applied.Removed != 0 || len(applied.Cut) != 0 {
 			t.Errorf("applied %+v, want one change and no cut", applied)
 		}
-		if _, ok := a.tunnel.peers[oldKey]; ok {
+		if _, ok := a.tunnel.roster.peers[oldKey]; ok {
 			t.Error("the old key is still there")
 		}
 		var packets [][]byte
@@ -201,6 +208,7 @@ func TestAddressMovesWhileItsHolderRotates(t *testing.T) {
 		c.start(func(t *Tunnel) { seen = watch(t) })
 		grants := append(both(a, c), both(b, c)...)
 		w.apply(grants...)
+		c.awaken(a, b)
 		moving, old := a.addrs[0], hexKey(a.tk.Public())
 		a.addrs, b.addrs, a.tk = a.addrs[1:], append(b.addrs, moving), key.NewTunnel()
 		var order []string
@@ -298,11 +306,14 @@ func TestDeviceFailureFailsClosed(t *testing.T) {
 		fine  int // which node's flows still work after the failure; -1 none
 	}{
 		{
-			name: "a new peer cannot be added",
+			name: "a new key cannot be added",
 			hurts: func(config string, a, _ *node) bool {
 				return strings.Contains(config, hexKey(a.tk.Public())) && strings.Contains(config, "endpoint=")
 			},
-			next: func(a, b, c *node) []grant { return append(both(a, c), both(b, c)...) },
+			next: func(a, b, c *node) []grant {
+				a.restart()
+				return append(both(a, c), both(b, c)...)
+			},
 			fine: 1,
 		},
 		{
@@ -322,10 +333,8 @@ func TestDeviceFailureFailsClosed(t *testing.T) {
 				c := w.newNode("c")
 				var seen *watched
 				c.start(func(t *Tunnel) { seen = watch(t) })
-				w.apply(both(b, c)...)
-				if err := converse(b, c, udpExchange{netip.AddrPortFrom(b.addrs[0], 1), netip.AddrPortFrom(c.addrs[0], 80)}, 0, 1, time.Second); err != nil {
-					t.Fatal(err)
-				}
+				w.apply(append(both(a, c), both(b, c)...)...)
+				c.awaken(a, b)
 				seen.before = func(config string) error {
 					if test.hurts(config, a, b) {
 						return broken
@@ -382,6 +391,7 @@ func TestTakenAddressWaitsForItsRemoval(t *testing.T) {
 		var seen *watched
 		c.start(func(t *Tunnel) { seen = watch(t) })
 		w.apply(both(a, c)...)
+		c.awaken(a)
 		seen.before = func(config string) error {
 			if strings.Contains(config, "remove=") {
 				return errors.New("broken device")
@@ -558,6 +568,7 @@ func TestAddressIsNotGivenWhilePacketsAreUnderWay(t *testing.T) {
 		var seen *watched
 		c.start(func(t *Tunnel) { seen = watch(t) })
 		w.apply(both(a, c)...)
+		c.awaken(a)
 		given := false
 		seen.before = func(config string) error {
 			given = given || strings.Contains(config, "allowed_ip=")
@@ -572,11 +583,11 @@ func TestAddressIsNotGivenWhilePacketsAreUnderWay(t *testing.T) {
 			done <- err
 		}()
 		synctest.Wait()
-		if given {
+		if c.tunnel.roster.wakeNode(b.id) || given {
 			t.Error("the address was given away while a packet for its old holder was under way")
 		}
 		c.tunnel.tun.reading.begin() // as the next Read does
-		if err := <-done; err != nil || !given {
+		if err := <-done; err != nil || !c.tunnel.roster.wakeNode(b.id) || !given {
 			t.Errorf("Apply: %v, address given: %v", err, given)
 		}
 	})

@@ -95,7 +95,7 @@ func TestApplyRefusesWhole(t *testing.T) {
 			if _, err := tunnel.Apply(good(1)); err != nil {
 				t.Fatal(err)
 			}
-			policy, peers := tunnel.policy, len(tunnel.peers)
+			policy, peers := tunnel.policy, len(tunnel.roster.peers)
 			bad := good(2)
 			test.spoil(tunnel.own, &bad)
 			applied, err := tunnel.Apply(bad)

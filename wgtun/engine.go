@@ -64,7 +64,7 @@ func configAdd(in installed) string {
 	var b strings.Builder
 	configKey(&b, in.peer.Tunnel)
 	fmt.Fprintf(&b, "protocol_version=1\nendpoint=%s\npersistent_keepalive_interval=0\nreplace_allowed_ips=true\n", path.EndpointText(in.peer.Tunnel))
-	configPrefixes(&b, "", in.prefixes)
+	configPrefixes(&b, "", in.prefixes())
 	return b.String()
 }
 
@@ -73,8 +73,8 @@ func configChange(c change) string {
 	var b strings.Builder
 	configKey(&b, c.new.peer.Tunnel)
 	b.WriteString("update_only=true\n")
-	configPrefixes(&b, "-", minus(c.old.prefixes, c.new.prefixes))
-	configPrefixes(&b, "", minus(c.new.prefixes, c.old.prefixes))
+	configPrefixes(&b, "-", minus(c.old.prefixes(), c.new.prefixes()))
+	configPrefixes(&b, "", minus(c.new.prefixes(), c.old.prefixes()))
 	return b.String()
 }
 

@@ -23,6 +23,7 @@ type guardedTUN struct {
 	outward handed // what Read gave the device
 	inward  *pace
 	events  chan tun.Event
+	ready   func(packet []byte) bool // asked of each packet that passes outward: may it go on? nil: always
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -79,7 +80,7 @@ func (g *guardedTUN) judge(packet []byte, _ int) bool {
 	g.reading.judging()
 	switch g.filter.Egress(packet).Verdict {
 	case filter.Pass:
-		return true
+		return g.ready == nil || g.ready(packet)
 	case filter.Reject:
 		if b := g.filter.AppendReject(newInjection(), packet); len(b) > injectOffset {
 			g.inject.offer(b)

@@ -9,19 +9,19 @@ import (
 	"picket.internal/wgtun/path"
 )
 
-// installed is a peer as the device has it.
+// installed is a peer as the device has it, when it is awake.
 type installed struct {
-	peer     Peer
-	prefixes []netip.Prefix // what the device lets it use as source: its addresses and routes
-	broken   bool           // the device refused a part of it: nothing of it may be relied on
+	peer   *Peer // of the State in force
+	broken bool  // the device refused a part of it: nothing of it may be relied on
 }
 
-func install(p Peer) installed {
-	prefixes := make([]netip.Prefix, 0, len(p.Addresses)+len(p.Routes))
-	for _, a := range p.Addresses {
+// prefixes are what the device lets it use as source: its addresses and routes. They are not kept, for most peers are asleep.
+func (in *installed) prefixes() []netip.Prefix {
+	prefixes := make([]netip.Prefix, 0, len(in.peer.Addresses)+len(in.peer.Routes))
+	for _, a := range in.peer.Addresses {
 		prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
 	}
-	return installed{peer: p, prefixes: append(prefixes, p.Routes...)}
+	return append(prefixes, in.peer.Routes...)
 }
 
 func (in installed) path() path.Peer {
@@ -52,21 +52,23 @@ type change struct{ old, new installed }
 // makePlan compares. A peer stays when its key, node and device stay. A key that changes at one device is handed over. All
 // else leaves and comes anew; so does a peer one of whose prefixes goes to another node, since wireguard-go has no other way
 // to wait for packets that it already took for that peer's.
-func makePlan(have map[key.TunnelPublic]installed, want []Peer) plan {
+func makePlan(have map[key.TunnelPublic]*member, want []Peer) plan {
 	p := plan{departing: make(map[acl.NodeID]bool), again: make(map[key.TunnelPublic]bool)}
 	next := make(map[key.TunnelPublic]installed, len(want))
 	byNode := make(map[acl.NodeID]installed, len(want))
 	var claims []claim
-	for _, w := range want {
-		in := install(w)
+	for i := range want {
+		w := &want[i]
+		in := installed{peer: w}
 		next[w.Tunnel], byNode[w.Node] = in, in
-		for _, prefix := range in.prefixes {
+		for _, prefix := range in.prefixes() {
 			claims = append(claims, claim{prefix, w.Node})
 		}
 	}
 	owners := newOwners(claims)
 	coming := make(map[key.TunnelPublic]bool) // replaced: removed in step 2, added in step 3, counted as changed
-	for k, old := range have {
+	for k, m := range have {
+		old := m.installed
 		same, ok := next[k]
 		successor, hasSuccessor := byNode[old.peer.Node]
 		lost := owners.takenFrom(old)
@@ -89,7 +91,7 @@ func makePlan(have map[key.TunnelPublic]installed, want []Peer) plan {
 		}
 	}
 	for k, in := range next {
-		if old, ok := have[k]; ok && !coming[k] && old.sameHolder(in) {
+		if m, ok := have[k]; ok && !coming[k] && m.sameHolder(in) {
 			continue
 		}
 		p.add = append(p.add, in)
@@ -103,20 +105,25 @@ func makePlan(have map[key.TunnelPublic]installed, want []Peer) plan {
 }
 
 func (p *plan) keep(old, same installed) {
-	if old.peer.Probe == same.peer.Probe && slices.Equal(old.peer.Candidates, same.peer.Candidates) && samePrefixes(old.prefixes, same.prefixes) {
+	if old.peer.Probe == same.peer.Probe && slices.Equal(old.peer.Candidates, same.peer.Candidates) && sameAddresses(old.peer, same.peer) {
 		return
 	}
 	p.change = append(p.change, change{old, same})
 	p.changed++
 }
 
-func samePrefixes(a, b []netip.Prefix) bool {
-	return len(a) == len(b) && len(minus(a, b)) == 0 && len(minus(b, a)) == 0
+// sameAddresses reports whether both claim the same, in whatever order.
+func sameAddresses(a, b *Peer) bool {
+	return sameSet(a.Addresses, b.Addresses) && sameSet(a.Routes, b.Routes)
+}
+
+func sameSet[T comparable](a, b []T) bool {
+	return slices.Equal(a, b) || len(a) == len(b) && len(minus(a, b)) == 0 && len(minus(b, a)) == 0
 }
 
 // minus returns what of a is not in b.
-func minus(a, b []netip.Prefix) []netip.Prefix {
-	var out []netip.Prefix
+func minus[T comparable](a, b []T) []T {
+	var out []T
 	for _, p := range a {
 		if !slices.Contains(b, p) {
 			out = append(out, p)
@@ -142,12 +149,14 @@ func newOwners(claims []claim) owners {
 // takenFrom reports whether another node now claims a part of what in had. Claims of two nodes never overlap (checkClaims),
 // so a prefix that its old holder still claims as it was needs no search.
 func (o owners) takenFrom(in installed) bool {
-	return slices.ContainsFunc(in.prefixes, func(p netip.Prefix) bool {
+	taken := func(p netip.Prefix) bool {
 		if node, ok := o.exact[p]; ok {
 			return node != in.peer.Node
 		}
 		return slices.ContainsFunc(o.claims, func(c claim) bool {
 			return c.node != in.peer.Node && c.prefix.Overlaps(p)
 		})
-	})
+	}
+	return slices.ContainsFunc(in.peer.Addresses, func(a netip.Addr) bool { return taken(netip.PrefixFrom(a, a.BitLen())) }) ||
+		slices.ContainsFunc(in.peer.Routes, taken)
 }

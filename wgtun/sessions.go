@@ -21,8 +21,8 @@ const (
 	forgetInterval = 30 * time.Second
 )
 
-// sessions finds peers that send into a session which this device no longer has, because it was started anew or the peer was
-// removed and came back: WireGuard itself notices only 15 seconds later. Such a peer's first message is transport data; from
+// sessions finds peers that send into a session which this device does not have, because it was started anew or the peer was
+// removed and came back (not because it was reaped: no session lives so long): WireGuard itself notices only 15 seconds later. Such a peer's first message is transport data; from
 // a peer without a session it is part of a handshake. Only the former is met with a handshake of ours, for if both sides
 // began one at the same moment each would drop the other's answer, and the next try comes 5 seconds later.
 //
@@ -38,7 +38,7 @@ func newSessions() *sessions {
 	return &sessions{lost: make(chan key.TunnelPublic, 64), fresh: make(map[key.TunnelPublic]time.Time)}
 }
 
-// added says that the device has a peer anew, without session; removed that it has it no more.
+// added says that a peer has come, without session; removed that it has left.
 func (s *sessions) added(k key.TunnelPublic) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

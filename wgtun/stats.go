@@ -12,29 +12,20 @@ import (
 	"picket.internal/wgtun/key"
 )
 
-// Stats returns a snapshot, its peers by node id. It waits while Apply waits for a peer's removal.
+// Stats returns a snapshot, its peers by node id. It waits while a peer's removal is waited for.
 func (t *Tunnel) Stats() Stats {
+	s := Stats{Port: t.Port()}
 	t.mu.Lock()
-	dev := t.engine
-	s := Stats{Generation: t.generation, Peers: make([]PeerStats, 0, len(t.peers))}
-	keys := make([]key.TunnelPublic, 0, len(t.peers))
-	for k, in := range t.peers {
-		s.Peers = append(s.Peers, PeerStats{Node: in.peer.Node})
-		keys = append(keys, k)
-	}
+	s.Generation = t.generation
 	t.mu.Unlock()
-
-	var counted map[key.TunnelPublic]peerCounters
-	if dev != nil {
-		if text, err := dev.IpcGet(); err == nil {
-			counted = parseDeviceStats(text)
-		}
-	}
-	s.Port = t.Port()
-	for i, k := range keys {
-		s.Peers[i].Path, _ = t.path.Status(k)
-		c := counted[k]
-		s.Peers[i].LastHandshake, s.Peers[i].RxBytes, s.Peers[i].TxBytes = c.handshake(), c.rx, c.tx
+	members := t.roster.tally()
+	s.Peers = make([]PeerStats, 0, len(members))
+	for i := range members {
+		m := &members[i]
+		c := m.before()
+		p := PeerStats{Node: m.peer.Node, Awake: m.awake != nil, LastHandshake: c.handshake(), RxBytes: c.rx, TxBytes: c.tx}
+		p.Path, _ = t.path.Status(m.peer.Tunnel)
+		s.Peers = append(s.Peers, p)
 	}
 	slices.SortFunc(s.Peers, func(a, b PeerStats) int { return cmp.Compare(a.Node, b.Node) })
 	s.Filter = t.filter.Stats()
@@ -45,6 +36,15 @@ func (t *Tunnel) Stats() Stats {
 type peerCounters struct {
 	seconds, nanoseconds int64
 	rx, tx               uint64
+}
+
+// plus is what both counted, with the later handshake.
+func (c peerCounters) plus(d peerCounters) peerCounters {
+	c.rx, c.tx = c.rx+d.rx, c.tx+d.tx
+	if d.handshake().After(c.handshake()) {
+		c.seconds, c.nanoseconds = d.seconds, d.nanoseconds
+	}
+	return c
 }
 
 func (c peerCounters) handshake() time.Time {
@@ -62,8 +62,7 @@ func parseDeviceStats(text string) map[key.TunnelPublic]peerCounters {
 	for lines.Scan() {
 		name, value, _ := strings.Cut(lines.Text(), "=")
 		if name == "public_key" {
-			current = key.TunnelPublic{}
-			_, _ = hex.Decode(current[:], []byte(value[:min(len(value), 2*key.Size)]))
+			current = hexToKey(value)
 			continue
 		}
 		c := peers[current]
@@ -73,13 +72,26 @@ func parseDeviceStats(text string) map[key.TunnelPublic]peerCounters {
 		case "last_handshake_time_nsec":
 			c.nanoseconds, _ = strconv.ParseInt(value, 10, 64)
 		case "rx_bytes":
-			c.rx, _ = strconv.ParseUint(value, 10, 64)
+			c.rx = parseCount(value)
 		case "tx_bytes":
-			c.tx, _ = strconv.ParseUint(value, 10, 64)
+			c.tx = parseCount(value)
 		default:
 			continue
 		}
 		peers[current] = c
 	}
 	return peers
+}
+
+// hexToKey is the zero key for what is none.
+func hexToKey(s string) (k key.TunnelPublic) {
+	if b, err := hex.DecodeString(s); err == nil && len(b) == key.Size {
+		k = key.TunnelPublic(b)
+	}
+	return k
+}
+
+func parseCount(s string) uint64 {
+	n, _ := strconv.ParseUint(s, 10, 64)
+	return n
 }

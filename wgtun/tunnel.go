@@ -15,7 +15,6 @@ import (
 
 	"picket.internal/acl"
 	"picket.internal/wgtun/filter"
-	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/path"
 	"picket.internal/wgtun/sockets"
 )
@@ -33,19 +32,16 @@ type Tunnel struct {
 	inject *injector
 	tun    *guardedTUN
 
-	sessions *sessions
-	out, in  *pace // packets inside the device
-	ready    chan struct{}
+	out, in *pace // packets inside the device
+	ready   chan struct{}
 
 	newEngine func(tun.Device, conn.Bind, *device.Logger) engine // tests put theirs
 
 	applying sync.Mutex     // held through Apply and whatever else must not run beside it
 	policy   *filter.Policy // in the filter; guarded by applying
+	roster   *roster
 
-	// Written under applying and mu, so either is enough to read.
-	mu         sync.Mutex
-	engine     engine // nil before Run has brought it up
-	peers      map[key.TunnelPublic]installed
+	mu         sync.Mutex // guards what follows
 	generation uint64
 	state      runState
 }
@@ -72,6 +68,7 @@ func New(c Config) (*Tunnel, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	r := newRoster(c.Logger)
 	t := &Tunnel{
 		config: c,
 		logger: c.Logger,
@@ -84,16 +81,18 @@ func New(c Config) (*Tunnel, error) {
 			Logger:        c.Logger,
 			Overlay:       c.Overlay,
 			AllowLoopback: c.AllowLoopback,
+			Wake:          r.bell.ring,
 		}),
 		inject:    newInjector(),
-		sessions:  newSessions(),
 		out:       newPace(),
 		in:        newPace(),
 		ready:     make(chan struct{}),
 		newEngine: newWireguard,
-		peers:     make(map[key.TunnelPublic]installed),
+		roster:    r,
 	}
+	r.path = t.path
 	t.tun = newGuardedTUN(c.TUN, t.filter, t.inject, t.out, t.in)
+	t.tun.ready = (&outward{filter: t.filter, roster: r}).ready
 	return t, nil
 }
 
@@ -114,8 +113,9 @@ func (t *Tunnel) Run(ctx context.Context) error {
 			cancel(fmt.Errorf("run paths: %w", err))
 		}
 	})
-	dev := t.newEngine(t.tun, watchedBind{t.path, t.sessions, t.out, t.in}, deviceLogger(t.logger))
-	tasks.Go(func() { t.sessions.run(ctx, dev.Handshake) })
+	dev := t.newEngine(t.tun, watchedBind{t.path, t.roster.sessions, t.out, t.in}, deviceLogger(t.logger))
+	tasks.Go(func() { t.roster.sessions.run(ctx, t.roster.greet) })
+	tasks.Go(func() { t.roster.run(ctx) })
 	if err := t.bringUp(dev); err != nil {
 		cancel(err)
 	}
@@ -150,29 +150,22 @@ func (t *Tunnel) ended() bool {
 	return t.state == stateEnded
 }
 
-// bringUp configures the device, with the peers that were applied before, and opens its sockets.
+// bringUp configures the device and opens its sockets. Peers that were applied before come when they are woken.
 func (t *Tunnel) bringUp(dev engine) error {
 	t.applying.Lock()
 	defer t.applying.Unlock()
 	if err := dev.IpcSet(configDevice(t.config.Tunnel, t.config.Port)); err != nil {
 		return fmt.Errorf("configure the device: %w", err)
 	}
-	for _, in := range t.peers {
-		if err := dev.IpcSet(configAdd(in)); err != nil {
-			return fmt.Errorf("add node %s: %w", in.peer.Node, err)
-		}
-	}
 	if err := dev.Up(); err != nil {
 		return fmt.Errorf("open UDP port %d: %w", t.config.Port, err)
 	}
-	t.mu.Lock()
-	t.engine = dev
-	t.mu.Unlock()
+	t.roster.open(dev)
 	close(t.ready)
 	return nil
 }
 
-// shutDown closes the TUN first: the device's Close would wait for a removal that waits for a blocked write.
+// shutDown closes the TUN first: the device's Close would wait for a removal that waits for a blocked write, and so would the roster's.
 func (t *Tunnel) shutDown(dev engine) {
 	t.mu.Lock()
 	t.state = stateEnded
@@ -180,6 +173,7 @@ func (t *Tunnel) shutDown(dev engine) {
 	if err := t.tun.Close(); err != nil {
 		t.logger.Warn("close the TUN device", "error", err)
 	}
+	t.roster.close()
 	dev.Close()
 	<-dev.Wait()
 }
@@ -222,7 +216,7 @@ func (t *Tunnel) tellCuts(cuts []filter.Cut) {
 func (t *Tunnel) Hint(node acl.NodeID, candidates []netip.AddrPort) {
 	t.applying.Lock()
 	defer t.applying.Unlock()
-	if in, ok := t.peerOf(node); ok && !in.broken {
+	if in, ok := t.roster.of(node); ok && !in.broken {
 		p := in.path()
 		p.Candidates = candidates
 		t.path.SetPeer(p)
@@ -260,20 +254,9 @@ func (t *Tunnel) Port() uint16 { return t.path.LocalPort() }
 // Ping probes the path to a peer until ctx ends: the round-trip time and the address it was answered from. The error wraps
 // path.ErrNoPeer when the State in force does not name the node.
 func (t *Tunnel) Ping(ctx context.Context, node acl.NodeID) (time.Duration, netip.AddrPort, error) {
-	in, ok := t.peerOf(node)
+	in, ok := t.roster.of(node)
 	if !ok {
 		return 0, netip.AddrPort{}, fmt.Errorf("ping node %s: %w", node, path.ErrNoPeer)
 	}
 	return t.path.Ping(ctx, in.peer.Tunnel)
-}
-
-func (t *Tunnel) peerOf(node acl.NodeID) (installed, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, in := range t.peers {
-		if in.peer.Node == node {
-			return in, true
-		}
-	}
-	return installed{}, false
 }

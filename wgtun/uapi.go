@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
+
+	"picket.internal/wgtun/key"
 )
 
 // Bounds of the configuration socket, which only root reaches.
@@ -112,17 +115,77 @@ func (t *Tunnel) answerUAPI(operation string) string {
 	default:
 		return uapiErrno(errnoEPROTO)
 	}
-	t.mu.Lock()
-	dev := t.engine
-	t.mu.Unlock()
-	if dev == nil {
+	text, err := t.roster.describe()
+	switch {
+	case errors.Is(err, ErrClosed):
 		return uapiErrno(errnoENODEV)
-	}
-	text, err := dev.IpcGet()
-	if err != nil {
+	case err != nil:
 		return uapiErrno(errnoEIO)
 	}
 	return text + uapiErrno(errnoNone)
+}
+
+// describe is the device's own answer to "get", and in the same form the peers that are not in it. The error is ErrClosed when the device is
+// not up.
+func (r *roster) describe() (string, error) {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	if r.engine == nil {
+		return "", ErrClosed
+	}
+	text, err := r.engine.IpcGet()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	describeAwake(&b, text, r.peers)
+	for _, m := range r.nodes {
+		if m.awake == nil {
+			describeAsleep(&b, m)
+		}
+	}
+	return b.String(), nil
+}
+
+// describeAwake copies the device's lines, and adds to its counters those of each peer's earlier lives in it.
+func describeAwake(b *strings.Builder, text string, peers map[key.TunnelPublic]*member) {
+	var past peerCounters
+	none := false // no handshake in this life
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		switch name {
+		case "public_key":
+			past = peerCounters{}
+			if m := peers[hexToKey(value)]; m != nil {
+				past = m.before()
+			}
+		case "last_handshake_time_sec":
+			if none = value == "0"; none {
+				fmt.Fprintf(b, "%s=%d\n", name, past.seconds)
+				continue
+			}
+		case "last_handshake_time_nsec":
+			if none {
+				fmt.Fprintf(b, "%s=%d\n", name, past.nanoseconds)
+				continue
+			}
+		case "tx_bytes":
+			fmt.Fprintf(b, "tx_bytes=%d\n", parseCount(value)+past.tx)
+			continue
+		case "rx_bytes":
+			fmt.Fprintf(b, "rx_bytes=%d\n", parseCount(value)+past.rx)
+			continue
+		}
+		b.WriteString(line)
+	}
+}
+
+func describeAsleep(b *strings.Builder, m *member) {
+	c := m.before()
+	configKey(b, m.peer.Tunnel)
+	fmt.Fprintf(b, "protocol_version=1\nlast_handshake_time_sec=%d\nlast_handshake_time_nsec=%d\ntx_bytes=%d\nrx_bytes=%d\npersistent_keepalive_interval=0\n",
+		c.seconds, c.nanoseconds, c.tx, c.rx)
+	configPrefixes(b, "", m.prefixes())
 }
 
 func uapiErrno(n int) string { return fmt.Sprintf("errno=%d\n\n", n) }

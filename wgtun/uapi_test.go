@@ -74,7 +74,7 @@ func TestUAPI(t *testing.T) {
 		answer, _ := io.ReadAll(c)
 		return string(answer)
 	}
-	before, _ := tunnel.engine.IpcGet()
+	before, _ := tunnel.roster.engine.IpcGet()
 	stranger := hexKey(key.NewTunnel().Public())
 	for _, test := range []struct{ name, request, want string }{
 		{"set adds no peer", "set=1\npublic_key=" + stranger + "\nallowed_ip=0.0.0.0/0\n\n", "errno=1\n\n"},
@@ -94,16 +94,18 @@ func TestUAPI(t *testing.T) {
 			}
 		})
 	}
-	if after, _ := tunnel.engine.IpcGet(); after != before {
+	if after, _ := tunnel.roster.engine.IpcGet(); after != before {
 		t.Error("a refused request changed the device")
 	}
 	got := ask("get=1\n\nget=1\n\n")
-	answer := before + "errno=0\n\n"
+	peer := "public_key=" + hexKey(p.Tunnel) + "\nprotocol_version=1\nlast_handshake_time_sec=0\nlast_handshake_time_nsec=0\n" +
+		"tx_bytes=0\nrx_bytes=0\npersistent_keepalive_interval=0\nallowed_ip=100.64.0.2/32\nallowed_ip=10.0.0.0/8\n"
+	answer := before + peer + "errno=0\n\n"
 	if got != answer+answer {
 		t.Errorf("two gets on one connection answered\n%q", got)
 	}
-	if !strings.Contains(got, "public_key="+hexKey(p.Tunnel)) || !strings.Contains(got, "allowed_ip=10.0.0.0/8") {
-		t.Errorf("the peer is missing:\n%s", got)
+	if strings.Contains(before, "public_key=") {
+		t.Errorf("the device has a peer that nobody has woken:\n%s", before)
 	}
 }
 

@@ -77,9 +77,10 @@ type Applied struct {
 // PeerStats is what is known of one peer.
 type PeerStats struct {
 	Node             acl.NodeID
+	Awake            bool // WireGuard has it; else the next packet either way wakes it
 	Path             path.Status
 	LastHandshake    time.Time // zero when none yet
-	RxBytes, TxBytes uint64
+	RxBytes, TxBytes uint64    // since the node became a peer, or New
 }
 
 // Stats is a snapshot.

@@ -126,6 +126,23 @@ func (n *node) start(arrange func(*Tunnel)) {
 	}
 }
 
+// restart stops the node's tunnel and starts another with new keys.
+func (n *node) restart() {
+	n.stop()
+	n.tk, n.pk = key.NewTunnel(), key.NewProbe()
+	n.start(nil)
+}
+
+// awaken puts peers into n's device, as packets to them do.
+func (n *node) awaken(peers ...*node) {
+	n.w.t.Helper()
+	for _, p := range peers {
+		if !n.tunnel.roster.wakeNode(p.id) {
+			n.w.t.Fatalf("node %s cannot wake node %s", n.id, p.id)
+		}
+	}
+}
+
 func (n *node) peer() Peer {
 	return Peer{
 		Node: n.id, Device: n.device, Tunnel: n.tk.Public(), Probe: n.pk.Public(), Addresses: n.addrs,

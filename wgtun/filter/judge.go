@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"net/netip"
 	"sync/atomic"
 
 	"picket.internal/acl"
@@ -104,6 +105,15 @@ func (r *ruling) whose(remote packet.Addr) *peer {
 		return e.node.peer
 	}
 	return nil
+}
+
+// NodeAt is the peer whose an address is by the rules in force, its own or by a route.
+func (f *Filter) NodeAt(a netip.Addr) (acl.NodeID, bool) {
+	p := f.rules.Load().whose(packet.AddrOf(a))
+	if p == nil {
+		return "", false
+	}
+	return p.id, true
 }
 
 func (r *ruling) ours(local packet.Addr) bool {

@@ -52,8 +52,8 @@ func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, ep conn.Endpoint)
 
 // mayOpen reports whether one more probe that names p and comes from an address may be decrypted.
 func (b *Bind) mayOpen(p *peer, from netip.AddrPort) bool {
-	if b.table.claims(from, p, b.now()) {
-		return p.opened.Allow()
+	if opened := p.opened.Load(); opened != nil && b.table.claims(from, p, b.now()) {
+		return opened.Allow()
 	}
 	return b.limiter.allow(from.Addr())
 }
@@ -96,7 +96,7 @@ func (b *Bind) pingedLocked(p *peer, m message, back *direct) {
 		return
 	}
 	b.bindLocked(p, back.to, false, now)
-	b.post(parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: back.to}})
+	b.answerLocked(p, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: back.to}})
 	c := l.find(back.to)
 	if c == nil {
 		if w := b.newDirect(back.to); w != nil {

@@ -74,6 +74,9 @@ type Config struct {
 	Overlay []netip.Prefix
 	// AllowLoopback lets loopback addresses be candidates: for tests, and for several nodes on one machine.
 	AllowLoopback bool
+
+	// Wake is called when a sleeping peer has pinged us, without waiting and perhaps more than once: see Sleep. Nil: no peer sleeps.
+	Wake func(key.TunnelPublic)
 }
 
 // Status is what is known of the path to a peer.

@@ -18,12 +18,13 @@ type peer struct {
 	hint   hint // in its probes to us
 
 	// For the packet path.
-	way      atomic.Pointer[route] // nil while no path is proved
-	sent     atomic.Int64          // instant of the newest Send
-	received atomic.Int64          // instant of the newest datagram from an address of its
-	gate     sync.RWMutex          // read-held while sending to it, so that RemovePeer can wait
-	removed  bool                  // guarded by gate
-	opened   *rate.Limiter         // for probes from addresses it claims
+	way      atomic.Pointer[route]        // nil while no path is proved
+	sent     atomic.Int64                 // instant of the newest Send
+	received atomic.Int64                 // instant of the newest datagram from an address of its
+	gate     sync.RWMutex                 // read-held while sending to it, so that RemovePeer can wait
+	removed  bool                         // guarded by gate
+	asleep   bool                         // guarded by Bind.mu
+	opened   atomic.Pointer[rate.Limiter] // for probes from addresses it claims; nil while it has no live state
 
 	// Guarded by Bind.mu.
 	probe    key.ProbePublic
@@ -46,6 +47,7 @@ type live struct {
 	round      instant      // all candidates were last asked
 	bound      []bound      // its claims in table.bindings, longest unrenewed first
 	held       []held
+	deferred   []parcel // pongs that wait for Woken
 	waiters    []*waiter
 	observed   [2]observation // of us by the peer: IPv4, IPv6
 	budget     *rate.Limiter  // for pings to what has not answered

@@ -13,6 +13,7 @@ func (b *Bind) rouseLocked(p *peer) *live {
 		return p.live
 	}
 	p.live = &live{budget: rate.NewLimiter(pingPerPeer, pingPeerBurst), answers: rate.NewLimiter(pongPerPeer, pongPeerBurst)}
+	p.opened.Store(rate.NewLimiter(openClaimed, openClaimed))
 	b.retellLocked(p)
 	b.alive[p] = struct{}{}
 	b.hastenLocked(p)
@@ -24,6 +25,7 @@ func (b *Bind) dozeLocked(p *peer) {
 	l := p.live
 	p.way.Store(nil)
 	b.dropHeldLocked(l, len(l.held))
+	b.drop(DropBusy, len(l.deferred))
 	for _, w := range l.waiters {
 		close(w.answer)
 	}
@@ -31,6 +33,7 @@ func (b *Bind) dozeLocked(p *peer) {
 		b.table.unbind(x.addr, p)
 	}
 	p.live = nil
+	p.opened.Store(nil)
 	delete(b.alive, p)
 }
 

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"golang.org/x/time/rate"
-
 	"picket.internal/wgtun/key"
 )
 
@@ -48,10 +46,10 @@ func (b *Bind) addPeerLocked(p Peer, told []netip.AddrPort) {
 	}
 	added := &peer{
 		tunnel: p.Tunnel, probe: p.Probe, told: told,
-		hint:   hintFor(b.self.public, p.Tunnel),
-		opened: rate.NewLimiter(openClaimed, openClaimed),
+		hint: hintFor(b.self.public, p.Tunnel),
 		// Above all of an earlier life of this peer here, so that its window takes our pings.
 		sequence: uint64(b.epoch.Add(b.now()).UnixNano()),
+		asleep:   b.config.Wake != nil,
 	}
 	if !b.table.add(added) {
 		b.logger.Warn("peer left without path: its probes would pass for another's", "peer", p.Tunnel.Short())

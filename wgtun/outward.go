@@ -1,0 +1,55 @@
+package wgtun
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"picket.internal/wgtun/filter"
+)
+
+// outward has the peers woken that outgoing packets go to. It belongs to the goroutine that reads the TUN, and remembers where the last
+// packets went, so that a packet to a peer that is awake costs a look at one slot.
+type outward struct {
+	filter *filter.Filter
+	roster *roster
+	recent [256]destination
+}
+
+// destination is an address whose peer was awake at an epoch of the roster.
+type destination struct {
+	hi, lo uint64
+	epoch  uint64 // plus one: the zero destination is none
+}
+
+// ready reports whether the device has the peer of a packet that the filter has passed; it is woken if need be. It is false when the
+// packet's peer has left, or changed its addresses, since the filter looked.
+func (o *outward) ready(packet []byte) bool {
+	d := destinationOf(packet)
+	slot := &o.recent[(d.hi^d.lo)*0x9e3779b97f4a7c15>>56]
+	d.epoch = o.roster.epoch.Load() + 1
+	if *slot == d {
+		return true
+	}
+	node, ok := o.filter.NodeAt(addressOf(packet))
+	if !ok || !o.roster.wakeNode(node) {
+		return false
+	}
+	*slot = d
+	return true
+}
+
+// destinationOf reads a packet that the filter has found sound.
+func destinationOf(packet []byte) destination {
+	if packet[0]>>4 == 4 {
+		// In the range of IPv6 multicast, which never passes.
+		return destination{hi: ^uint64(0), lo: uint64(binary.BigEndian.Uint32(packet[16:]))}
+	}
+	return destination{hi: binary.BigEndian.Uint64(packet[24:]), lo: binary.BigEndian.Uint64(packet[32:])}
+}
+
+func addressOf(packet []byte) netip.Addr {
+	if packet[0]>>4 == 4 {
+		return netip.AddrFrom4([4]byte(packet[16:20]))
+	}
+	return netip.AddrFrom16([16]byte(packet[24:40]))
+}
