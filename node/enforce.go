@@ -279,7 +279,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 		return
 	}
 	o, err := n.reach.overlay(ctx, overlayConfig{
-		name: n.config.TUN, port: n.port(ctx), tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
+		name: n.config.TUN, mtu: n.mtu(), port: n.port(ctx), tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
 		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, logger: n.log,
 		proxies: n.proxies(),
 	})

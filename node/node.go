@@ -34,6 +34,7 @@ type Config struct {
 	Version   string
 	TUN       string       // name of the interface, or Userspace
 	Port      uint16       // UDP; 0 lets the system choose
+	MTU       int          // of the interface, in bytes; 0 for wgtun.DefaultMTU, AutoMTU for the most that this host's links carry
 	Socket    net.Listener // for the command line; Run closes it
 	SOCKS5    net.Listener // on loopback; nil for none; Run closes it
 	HTTPProxy net.Listener // on loopback; nil for none; Run closes it

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"picket.internal/acl"
+	"picket.internal/node/hostnet"
 	"picket.internal/wgtun"
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
@@ -41,6 +42,7 @@ type overlay interface {
 // overlayConfig is what opening an overlay takes.
 type overlayConfig struct {
 	name   string // of the TUN, or Userspace
+	mtu    int    // of the interface, in bytes
 	port   uint16
 	tunnel key.TunnelPrivate
 	probe  key.ProbePrivate
@@ -85,6 +87,25 @@ type portError struct{ port uint16 }
 
 func (e *portError) Error() string {
 	return fmt.Sprintf("the UDP port %d is taken by another program: stop that one, or name another with --port (0 lets the system choose)", e.port)
+}
+
+// AutoMTU, as Config.MTU, takes an interface as large as this host's links carry.
+const AutoMTU = -1
+
+// The interface's MTU, in bytes: IPv6 wants the least (RFC 8200 section 5); more than the most is of use on no common link.
+const (
+	LeastMTU = wgtun.DefaultMTU
+	MostMTU  = 8928
+)
+
+func (n *Node) mtu() int {
+	switch n.config.MTU {
+	case 0:
+		return wgtun.DefaultMTU
+	case AutoMTU:
+		return min(max(wgtun.PacketIn(hostnet.LongestDatagram(n.config.TUN)), LeastMTU), MostMTU)
+	}
+	return n.config.MTU
 }
 
 // errNoOverlay says that nothing can pass because the tunnel is not up.

@@ -19,6 +19,7 @@ import (
 type tunOverlay struct {
 	*wgtun.Tunnel
 	name    string
+	mtu     int
 	host    *hostnet.Host
 	checked bool // nothing else holds the overlay's ranges
 	logger  *slog.Logger
@@ -29,7 +30,7 @@ func openTUN(c overlayConfig) (overlay, error) {
 	if err != nil {
 		return nil, err
 	}
-	device, err := wgtun.OpenTUN(c.name, wgtun.DefaultMTU)
+	device, err := wgtun.OpenTUN(c.name, c.mtu)
 	if err != nil {
 		host.Close()
 		return nil, explainTUN(c.name, err)
@@ -49,7 +50,7 @@ func openTUN(c overlayConfig) (overlay, error) {
 		host.Close()
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
-	return &tunOverlay{Tunnel: tunnel, name: name, host: host, logger: c.logger}, nil
+	return &tunOverlay{Tunnel: tunnel, name: name, mtu: c.mtu, host: host, logger: c.logger}, nil
 }
 
 func explainTUN(name string, err error) error {
@@ -89,7 +90,7 @@ func (o *tunOverlay) Fit(addresses []netip.Addr, ranges []netip.Prefix) error {
 		}
 		o.checked = true
 	}
-	return o.host.Configure(hostnet.Config{Interface: o.name, MTU: wgtun.DefaultMTU, Addresses: addresses, Overlay: ranges})
+	return o.host.Configure(hostnet.Config{Interface: o.name, MTU: o.mtu, Addresses: addresses, Overlay: ranges})
 }
 
 func (o *tunOverlay) Echo(ctx context.Context, from, to netip.Addr) (time.Duration, error) {

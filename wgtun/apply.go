@@ -192,6 +192,7 @@ func (a *application) restarted(m *member, in installed) {
 	}
 	a.t.path.RemovePeer(p.Tunnel)
 	a.t.path.SetPeer(p)
+	a.roster.epoch.Add(1) // what was known of the path is void
 	if m.awake != nil {
 		a.t.path.Woken(p.Tunnel)
 		a.roster.engine.Expire(p.Tunnel)

@@ -15,15 +15,15 @@ import (
 // Read is called by one goroutine, Write by one a peer, concurrently. Neither changes, swaps nor keeps a buffer: wireguard-go
 // goes on using each where it put it, and TUN devices write into the room around packets.
 type guardedTUN struct {
-	inner   tun.Device
-	filter  *filter.Filter
-	inject  *injector
-	reading readState
-	judging judgedReader
-	outward handed // what Read gave the device
-	inward  *pace
-	events  chan tun.Event
-	ready   func(packet []byte) bool // asked of each packet that passes outward: may it go on? nil: always
+	inner    tun.Device
+	filter   *filter.Filter
+	inject   *injector
+	reading  readState
+	judging  judgedReader
+	outward  handed // what Read gave the device
+	inward   *pace
+	events   chan tun.Event
+	outgoing *outward // where packets that pass go; nil: anywhere
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -62,7 +62,7 @@ func (g *guardedTUN) read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 	n, err := g.inner.Read(bufs, sizes, offset)
 	for i := range n {
-		if !g.judge(bufs[i][offset:offset+sizes[i]], 1) {
+		if !g.judge(bufs[i][offset:offset+sizes[i]], 1, sizes[i]) {
 			sizes[i] = 0
 		}
 	}
@@ -76,17 +76,41 @@ type judgedReader interface {
 
 // judge gives the verdict on a packet that is to be sent as count packets. From here it counts as under way, before the verdict: a drain after a
 // swap waits for every packet that an older verdict passed.
-func (g *guardedTUN) judge(packet []byte, _ int) bool {
+func (g *guardedTUN) judge(packet []byte, _, longest int) bool {
 	g.reading.judging()
 	switch g.filter.Egress(packet).Verdict {
 	case filter.Pass:
-		return g.ready == nil || g.ready(packet)
+		return g.outgoing == nil || g.forward(packet, longest)
 	case filter.Reject:
-		if b := g.filter.AppendReject(newInjection(), packet); len(b) > injectOffset {
-			g.inject.offer(b)
-		}
+		g.answer(g.filter.AppendReject(newInjection(), packet))
 	}
 	return false
+}
+
+// forward reports whether a packet that has passed can go on to its peer. One too long for the peer's path is answered, as a router would.
+func (g *guardedTUN) forward(packet []byte, longest int) bool {
+	mtu, ok := g.outgoing.ready(packet)
+	if !ok || longest <= mtu {
+		return ok
+	}
+	if mayBeCut(packet) {
+		return true
+	}
+	g.answer(g.filter.AppendTooBig(newInjection(), packet, mtu))
+	return false
+}
+
+// mayBeCut tells whether routers may fragment a packet: what carries it will be cut instead.
+func mayBeCut(packet []byte) bool {
+	const dontFragment = 0x40
+	return packet[0]>>4 == 4 && packet[6]&dontFragment == 0
+}
+
+// answer hands the local host what is behind injectOffset bytes, if anything is.
+func (g *guardedTUN) answer(b []byte) {
+	if len(b) > injectOffset {
+		g.inject.offer(b)
+	}
 }
 
 // writePool holds the slices of slices that Write compacts passed packets into; a shared one would race between peers.

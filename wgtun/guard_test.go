@@ -262,7 +262,7 @@ type judging struct {
 func (j *judging) ReadJudged(bufs [][]byte, sizes []int, offset int, judge hosttun.Judge) (int, error) {
 	pkt := j.reads[0].packets[0]
 	j.reads = j.reads[1:]
-	pass := judge(pkt, 1)
+	pass := judge(pkt, 1, len(pkt))
 	close(j.judged)
 	<-j.release
 	if !pass {

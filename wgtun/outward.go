@@ -3,6 +3,9 @@ package wgtun
 import (
 	"encoding/binary"
 	"net/netip"
+	"sync/atomic"
+
+	"golang.zx2c4.com/wireguard/device"
 
 	"picket.internal/wgtun/filter"
 )
@@ -12,7 +15,11 @@ import (
 type outward struct {
 	filter *filter.Filter
 	roster *roster
-	recent [256]destination
+	mtu    int // of the TUN
+	recent [256]struct {
+		destination
+		limit *atomic.Int32 // how long datagrams there may be; nil while all packets fit
+	}
 }
 
 // destination is an address whose peer was awake at an epoch of the roster.
@@ -22,20 +29,30 @@ type destination struct {
 }
 
 // ready reports whether the device has the peer of a packet that the filter has passed; it is woken if need be. It is false when the
-// packet's peer has left, or changed its addresses, since the filter looked.
-func (o *outward) ready(packet []byte) bool {
+// packet's peer has left, or changed its addresses, since the filter looked. mtu is how long packets there may be, in bytes.
+func (o *outward) ready(packet []byte) (mtu int, ok bool) {
 	d := destinationOf(packet)
 	slot := &o.recent[(d.hi^d.lo)*0x9e3779b97f4a7c15>>56]
 	d.epoch = o.roster.epoch.Load() + 1
-	if *slot == d {
-		return true
+	if slot.destination != d {
+		node, ok := o.filter.NodeAt(addressOf(packet))
+		if !ok || !o.roster.wakeNode(node) {
+			return 0, false
+		}
+		slot.destination, slot.limit = d, nil
+		if o.mtu > DefaultMTU {
+			slot.limit = o.roster.limit(node)
+		}
 	}
-	node, ok := o.filter.NodeAt(addressOf(packet))
-	if !ok || !o.roster.wakeNode(node) {
-		return false
+	if slot.limit == nil {
+		return o.mtu, true
 	}
-	*slot = d
-	return true
+	return min(o.mtu, PacketIn(int(slot.limit.Load()))), true
+}
+
+// PacketIn is the length of the longest packet that a datagram of so many bytes of UDP payload carries through a tunnel. WireGuard pads to multiples of 16 (whitepaper section 5.4.6).
+func PacketIn(datagram int) int {
+	return (datagram - device.MessageTransportSize) &^ (device.PaddingMultiple - 1)
 }
 
 // destinationOf reads a packet that the filter has found sound.

@@ -156,6 +156,15 @@ func (r *roster) of(node acl.NodeID) (installed, bool) {
 	return m.installed, true
 }
 
+// limit is how long datagrams to a node may be: see path.Bind.Limit.
+func (r *roster) limit(node acl.NodeID) *atomic.Int32 {
+	in, ok := r.of(node)
+	if !ok {
+		return nil
+	}
+	return r.path.Limit(in.peer.Tunnel)
+}
+
 // wakeNode wakes a node's peer and reports whether the device now has it. It waits while the device removes another one.
 func (r *roster) wakeNode(node acl.NodeID) bool {
 	r.turn.Lock()

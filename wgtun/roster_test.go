@@ -195,11 +195,11 @@ func TestNobodyIsWokenWhoMayNotBe(t *testing.T) {
 		a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
 		w.apply(append(both(a, b), both(a, c)...)...)
 		packet := udpPacket(addrPort(a, 40000), addrPort(b, 80), nil)
-		if !a.tunnel.tun.ready(packet) {
+		if _, ok := a.tunnel.tun.outgoing.ready(packet); !ok {
 			t.Fatal("a permitted peer is not woken")
 		}
 		w.apply(both(a, c)...)
-		if a.tunnel.tun.ready(packet) {
+		if _, ok := a.tunnel.tun.outgoing.ready(packet); ok {
 			t.Error("a packet that the old rules passed wakes a peer that has left")
 		}
 		c.awaken(a)

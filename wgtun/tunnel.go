@@ -68,6 +68,10 @@ func New(c Config) (*Tunnel, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	mtu, err := c.TUN.MTU()
+	if err != nil {
+		return nil, fmt.Errorf("new tunnel: ask the MTU: %w", err)
+	}
 	r := newRoster(c.Logger)
 	t := &Tunnel{
 		config: c,
@@ -82,6 +86,7 @@ func New(c Config) (*Tunnel, error) {
 			Overlay:       c.Overlay,
 			AllowLoopback: c.AllowLoopback,
 			Wake:          r.bell.ring,
+			MaxDatagram:   mtu + device.MessageTransportSize,
 		}),
 		inject:    newInjector(),
 		out:       newPace(),
@@ -92,7 +97,7 @@ func New(c Config) (*Tunnel, error) {
 	}
 	r.path = t.path
 	t.tun = newGuardedTUN(c.TUN, t.filter, t.inject, t.out, t.in)
-	t.tun.ready = (&outward{filter: t.filter, roster: r}).ready
+	t.tun.outgoing = &outward{filter: t.filter, roster: r, mtu: mtu}
 	return t, nil
 }
 

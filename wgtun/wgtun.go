@@ -23,14 +23,14 @@ import (
 	"picket.internal/wgtun/path"
 )
 
-// DefaultMTU is small enough for any path that carries IPv6.
+// DefaultMTU of the TUN is small enough for any path that carries IPv6.
 const DefaultMTU = 1280
 
 // Config of a Tunnel. Run owns TUN and Bind and closes them; until Run is called they stay the caller's.
 type Config struct {
-	TUN    tun.Device
-	Bind   conn.Bind // UDP sockets; nil: the system's
-	Port   uint16    // UDP port to listen on; 0 picks one
+	TUN    tun.Device // with an MTU over DefaultMTU, the path to each peer is measured, and packets too long for it are answered
+	Bind   conn.Bind  // UDP sockets; nil: the system's
+	Port   uint16     // UDP port to listen on; 0 picks one
 	Tunnel key.TunnelPrivate
 	Probe  key.ProbePrivate
 	Logger *slog.Logger // nil logs nothing

@@ -83,6 +83,11 @@ func install(c *cli.Context) error {
 // unit is the systemd unit: root, because an interface and its routes need it, with everything else taken away.
 func (a agent) unit(program string) (string, error) {
 	args := []string{program, "run", "--state", a.state, "--socket", a.socket, "--tun", a.tun, "--port", fmt.Sprint(a.port), "--log-level", strings.ToLower(a.level.String())}
+	if a.mtu == node.AutoMTU {
+		args = append(args, "--mtu", "auto")
+	} else if a.mtu != node.LeastMTU {
+		args = append(args, "--mtu", fmt.Sprint(a.mtu))
+	}
 	for _, more := range [][2]string{{"--socks5", a.socks5}, {"--http-proxy", a.http}} {
 		if more[1] != "" {
 			args = append(args, more[0], more[1])

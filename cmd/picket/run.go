@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -28,6 +29,7 @@ func agentFlags() []cli.Flag {
 		socketFlag(ownSocket()),
 		&cli.StringFlag{Name: "tun", Value: usualTUN(), Usage: "the network interface's `NAME`, or \"userspace\" for none (needs no privilege)"},
 		&cli.UintFlag{Name: "port", Usage: "the UDP `PORT` for the tunnel; 0 lets the system choose"},
+		&cli.StringFlag{Name: "mtu", Value: strconv.Itoa(node.LeastMTU), Usage: "the interface's `MTU`, in bytes; above 1280 the path to each peer is measured; \"auto\" for what this host's links carry"},
 		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP; no UDP), such as 127.0.0.1:1080"},
 		&cli.StringFlag{Name: "http-proxy", Usage: "lead local programs into the overlay by HTTP CONNECT at `ADDR`, such as 127.0.0.1:8118"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
@@ -58,6 +60,7 @@ func runCommand() *cli.Command {
 type agent struct {
 	state, socket, tun, socks5, http string
 	port                             uint16
+	mtu                              int
 	level                            slog.Level
 	loopback                         bool
 }
@@ -72,6 +75,9 @@ func checkAgent(c *cli.Context) (a agent, err error) {
 	if err := a.level.UnmarshalText([]byte(c.String("log-level"))); err != nil || strings.ContainsAny(c.String("log-level"), "+-") {
 		return a, cliflags.Usage(c, "--log-level %q is none of debug, info, warn, error", c.String("log-level"))
 	}
+	if a.mtu, err = readMTU(c); err != nil {
+		return a, err
+	}
 	if a.state == "" || a.socket == "" {
 		return a, cliflags.Usage(c, "--state and --socket must not be empty")
 	}
@@ -79,6 +85,22 @@ func checkAgent(c *cli.Context) (a agent, err error) {
 		return a, cliflags.Usage(c, "--tun %q is no name of an interface: 1 to 15 letters, digits, hyphens and underscores, or \"userspace\"", a.tun)
 	}
 	return a, nil
+}
+
+// readMTU reads --mtu.
+func readMTU(c *cli.Context) (int, error) {
+	text := c.String("mtu")
+	if c.String("tun") == node.Userspace && c.IsSet("mtu") {
+		return 0, cliflags.Usage(c, "--mtu is for a network interface, and --tun=userspace has none: leave it out")
+	}
+	if text == "auto" {
+		return node.AutoMTU, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < node.LeastMTU || n > node.MostMTU {
+		return 0, cliflags.Usage(c, "--mtu %q is neither \"auto\" nor a number from %d to %d", text, node.LeastMTU, node.MostMTU)
+	}
+	return n, nil
 }
 
 // isInterfaceName is stricter than the kernel (IFNAMSIZ is 16 with the NUL): nothing that a file name or a rule could read otherwise.
@@ -134,7 +156,7 @@ func (a agent) serve(ctx context.Context, state *statefile.Dir, version string, 
 		}
 	}
 	n, err := node.New(node.Config{
-		State: state, Version: version, TUN: a.tun, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback,
+		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback,
 		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level})),
 	})
 	if err != nil {

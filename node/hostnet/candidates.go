@@ -42,6 +42,23 @@ func Candidates(port uint16, local Local) ([]netip.AddrPort, error) {
 	return choose(addrs, port, local), nil
 }
 
+// LongestDatagram is the longest UDP payload over IPv4, in bytes, that a link of this host takes uncut, apart from our own and the loopback one; 0 when
+// there is none.
+func LongestDatagram(tun string) int {
+	const headers = 20 + 8
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return 0
+	}
+	longest := 0
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp != 0 && i.Flags&net.FlagLoopback == 0 && i.Name != tun {
+			longest = max(longest, i.MTU-headers)
+		}
+	}
+	return longest
+}
+
 func choose(addrs []netip.Addr, port uint16, local Local) []netip.AddrPort {
 	var routable, loopback []netip.AddrPort
 	for _, a := range addrs {

@@ -47,6 +47,16 @@ func (f *Filter) AppendReject(dst, pkt []byte) []byte {
 	return v.AppendProhibited(dst)
 }
 
+// AppendTooBig appends to dst the packet that tells the sender of the egress packet pkt that only packets of up to mtu bytes can go on, under the
+// conditions of AppendReject.
+func (f *Filter) AppendTooBig(dst, pkt []byte, mtu int) []byte {
+	var v packet.View
+	if v.Parse(pkt) != packet.FaultNone || v.IsLaterFragment() || !f.rejects.take(f.clock.read()) {
+		return dst
+	}
+	return v.AppendTooBig(dst, mtu)
+}
+
 // answerable refuses what must not be answered, or two hosts would answer each other for ever (RFC 1122 section 3.2.2).
 func answerable(v *packet.View) bool {
 	if v.IsICMP() {

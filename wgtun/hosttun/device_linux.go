@@ -90,7 +90,7 @@ func (d *Device) Dropped() uint64 { return d.dropped.Load() }
 
 // Read is ReadJudged with a judge that passes everything.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	return d.ReadJudged(bufs, sizes, offset, func([]byte, int) bool { return true })
+	return d.ReadJudged(bufs, sizes, offset, func([]byte, int, int) bool { return true })
 }
 
 // ReadJudged waits for a packet, reads what else is there as far as bufs reach, and fills bufs from offset on with what the judge
@@ -156,7 +156,7 @@ func (d *Device) take(b *reading, m int) bool {
 		return false
 	}
 	b.judged = true
-	if !b.judge(w.pkt, count) {
+	if !b.judge(w.pkt, count, w.longest()) {
 		return true
 	}
 	for i := 0; i < count && b.n < len(b.bufs); i++ { // what is cut into more than a whole batch is not sent whole: TCP will notice

@@ -100,7 +100,10 @@ func readUDP(t *testing.T, d *Device, n int, shown func(pkt []byte, count int)) 
 	t.Helper()
 	bufs, sizes := buffers()
 	for len(pkts) < n {
-		m, err := d.ReadJudged(bufs, sizes, room, func(pkt []byte, count int) bool {
+		m, err := d.ReadJudged(bufs, sizes, room, func(pkt []byte, count, longest int) bool {
+			if longest > 1280 {
+				t.Errorf("a packet of %d bytes", longest)
+			}
 			if pkt[0]>>4 != 4 || pkt[9] != 17 || !bytes.Equal(pkt[16:20], []byte{10, 9, 0, 2}) {
 				return false
 			}
@@ -175,7 +178,10 @@ func TestNothingJudgedWaits(t *testing.T) {
 		bufs, sizes := buffers()
 		judged := 0
 		for total := 0; total < 150; {
-			n, err := d.ReadJudged(bufs, sizes, room, func(pkt []byte, count int) bool {
+			n, err := d.ReadJudged(bufs, sizes, room, func(pkt []byte, count, longest int) bool {
+				if longest > 1280 {
+					t.Errorf("a packet of %d bytes", longest)
+				}
 				if pkt[0]>>4 != 4 {
 					return false
 				}
@@ -201,7 +207,7 @@ func TestRefusedPacketsDoNotHoldReadBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		bufs, sizes := buffers()
-		n, err := d.ReadJudged(bufs, sizes, room, func([]byte, int) bool { return false })
+		n, err := d.ReadJudged(bufs, sizes, room, func([]byte, int, int) bool { return false })
 		if n != 0 || err != nil {
 			t.Errorf("read %d packets, %v", n, err)
 		}

@@ -12,6 +12,6 @@
 // Where there is no offload, and on other systems than Linux, the device is wireguard-go's own.
 package hosttun
 
-// Judge tells whether a packet may pass; it is to be cut into so many packets, at least 1. It must not keep pkt. The transport
-// checksum of a packet to be cut is not complete yet.
-type Judge func(pkt []byte, count int) bool
+// Judge tells whether a packet may pass; it is to be cut into count packets, at least 1, of which none is longer than longest bytes. It must not
+// keep pkt. The transport checksum of a packet to be cut is not complete yet.
+type Judge func(pkt []byte, count, longest int) bool

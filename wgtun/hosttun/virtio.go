@@ -107,6 +107,14 @@ func complete(pkt []byte, h header) error {
 	return nil
 }
 
+// longest is the length of the longest packet that it is cut into.
+func (w *whole) longest() int {
+	if w.segment == 0 {
+		return len(w.pkt)
+	}
+	return min(len(w.pkt), w.payload+w.segment)
+}
+
 // count is how many packets it is cut into.
 func (w *whole) count() int {
 	if w.segment == 0 {

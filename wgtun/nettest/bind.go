@@ -165,6 +165,9 @@ func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	return nil
 }
 
+// SendUnfragmented sends one datagram; nothing is ever cut here.
+func (b *bind) SendUnfragmented(buf []byte, ep conn.Endpoint) error { return b.Send([][]byte{buf}, ep) }
+
 // queue is what has arrived and is not yet read.
 type queue struct {
 	arrived chan Datagram

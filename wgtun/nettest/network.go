@@ -16,6 +16,7 @@ type Link struct {
 	Duplicate float64       // share delivered twice, 0 to 1
 	Reorder   float64       // share held back for one more Latency, at least a millisecond
 	Down      bool          // nothing passes
+	Longest   int           // longer datagrams are lost, without word; bytes of payload, 0 for no bound
 }
 
 // Datagram is one UDP datagram as the outermost network sees it.
@@ -143,7 +144,7 @@ func (n *Network) tapLocked(d Datagram) {
 func (n *Network) carryLocked(l Link, to Place, d Datagram) {
 	n.tapLocked(d)
 	n.stats.Sent++
-	if l.Down || n.chanceLocked(l.Loss) {
+	if l.Down || l.Longest > 0 && len(d.Payload) > l.Longest || n.chanceLocked(l.Loss) {
 		n.stats.Lost++
 		return
 	}

@@ -13,6 +13,7 @@ const (
 
 	builtTTL = 64
 
+	codeTooBig4     = 4  // fragmentation needed and DF set, RFC 792
 	codeProhibited4 = 13 // communication administratively prohibited, RFC 1812 section 5.2.7.1
 	codeProhibited6 = 1  // communication with destination administratively prohibited
 )
@@ -50,19 +51,35 @@ func (v *View) AppendResetFor(dst []byte) []byte {
 // AppendProhibited appends the ICMP error that tells the sender of v that the packet was administratively prohibited (type 3 code 13,
 // in IPv6 type 1 code 1), as v's destination would send it, quoting as much of v as fits. It appends nothing between addresses of class Mapped.
 func (v *View) AppendProhibited(dst []byte) []byte {
+	if v.v6 {
+		return v.appendError(dst, Unreachable6, codeProhibited6, 0)
+	}
+	return v.appendError(dst, Unreachable4, codeProhibited4, 0)
+}
+
+// AppendTooBig appends the ICMP error that tells the sender of v that only packets of up to mtu bytes can go on (RFC 1191 section 4, type 3 code 4;
+// RFC 4443 section 3.2, type 2), in the manner of AppendProhibited.
+func (v *View) AppendTooBig(dst []byte, mtu int) []byte {
+	if v.v6 {
+		return v.appendError(dst, PacketTooBig6, 0, uint32(mtu))
+	}
+	return v.appendError(dst, Unreachable4, codeTooBig4, uint32(min(mtu, 65535)))
+}
+
+// appendError appends an ICMP error with four bytes of its own, and a quotation.
+func (v *View) appendError(dst []byte, typ, code uint8, own uint32) []byte {
 	if v.mapped() {
 		return dst
 	}
-	start := len(dst)
-	quote := v.pkt
-	proto, typ, code, limit := uint8(ProtoICMP), uint8(Unreachable4), uint8(codeProhibited4), maxError4-minHeader4-minICMP
+	start, proto, limit := len(dst), uint8(ProtoICMP), maxError4-minHeader4-minICMP
 	if v.v6 {
-		proto, typ, code, limit = ProtoICMPv6, Unreachable6, codeProhibited6, maxError6-header6-minICMP
+		proto, limit = ProtoICMPv6, maxError6-header6-minICMP
 	}
-	quote = quote[:min(len(quote), limit)]
+	quote := v.pkt[:min(len(v.pkt), limit)]
 	dst = appendIP(dst, v.dst.Netip(), v.src.Netip(), proto, minICMP+len(quote))
 	l4 := len(dst)
-	dst = append(dst, typ, code, 0, 0, 0, 0, 0, 0)
+	dst = append(dst, typ, code, 0, 0)
+	dst = binary.BigEndian.AppendUint32(dst, own)
 	dst = append(dst, quote...)
 	return finish(dst, start, l4, 2)
 }

@@ -10,7 +10,7 @@ import (
 // takeProbe judges a datagram that looks like a probe, from cheap checks to dear ones. It runs on a receive function's goroutine and
 // neither sends nor blocks.
 func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, ep conn.Endpoint) {
-	if len(datagram) != probeSize || datagram[3] != magic[3] {
+	if len(datagram) < probeSize || datagram[3] != magic[3] {
 		b.drop(DropMalformed, 1)
 		return
 	}
@@ -18,7 +18,7 @@ func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, ep conn.Endpoint)
 		b.drop(DropForbidden, 1)
 		return
 	}
-	p := b.table.byHint(hintIn(datagram, b.self.public))
+	p := b.table.byHint(hintIn(datagram[:probeSize], b.self.public))
 	if p == nil {
 		b.drop(DropUnknown, 1)
 		return
@@ -32,9 +32,13 @@ func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, ep conn.Endpoint)
 		b.drop(DropUnauthentic, 1)
 		return
 	}
-	m, ok := opener.open(datagram)
+	m, ok := opener.open(datagram[:probeSize])
 	if !ok {
 		b.drop(DropUnauthentic, 1)
+		return
+	}
+	if len(datagram) != m.length() {
+		b.drop(DropMalformed, 1)
 		return
 	}
 	b.mu.Lock()
@@ -96,7 +100,7 @@ func (b *Bind) pingedLocked(p *peer, m message, back *direct) {
 		return
 	}
 	b.bindLocked(p, back.to, false, now)
-	b.answerLocked(p, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: back.to}})
+	b.answerLocked(p, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: back.to, size: m.size}})
 	c := l.find(back.to)
 	if c == nil {
 		if w := b.newDirect(back.to); w != nil {
@@ -128,6 +132,10 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 	c := l.find(from)
 	if c == nil {
 		b.drop(DropUnasked, 1)
+		return
+	}
+	if b.sizedLocked(p, c, m) {
+		p.heard = now
 		return
 	}
 	sent, ok := c.land(m.transaction, now)

@@ -27,7 +27,8 @@
 //
 // # Probe
 //
-// Every probe is one UDP datagram of 128 bytes, so an answer is never larger than what asked for it:
+// Every probe is one UDP datagram of 128 bytes; a ping that finds out how long datagrams may be is padded with zeros to the length that it states.
+// An answer is never larger than what asked for it:
 //
 //	offset  bytes
 //	     0      4  magic 70 6b 74 01 ("pkt", version 1). WireGuard begins with 01..04 00 00 00, STUN with two zero bits.
@@ -54,11 +55,18 @@
 //	    16      8  sequence, rising by one for each ping to this peer from a start in nanoseconds; zero in a pong
 //	    24     16  pong: the address the ping was seen from, IPv4 as IPv4-mapped IPv6; zero in a ping
 //	    40      2  pong: its port; zero in a ping
-//	    42     34  zero; ignored on receipt
+//	    42      2  padded ping: the datagram's whole length, with which it must arrive; pong: as in the ping it answers; else zero
+//	    44     32  zero; ignored on receipt
 //
 // Each sequence number is taken once, within a window of the newest 64, so a replayed ping has no effect at all. A peer that is
 // removed and added again begins a new window; an old ping then does once what one does that never arrived: it gets a pong and a few
 // pings, all of its size, and its source a place in the list of 4.
+//
+// # How long datagrams may be
+//
+// Unless Config.MaxDatagram says more, WireGuard's messages are of at most 1312 bytes, and nothing is measured. Else the way in use is measured from the
+// longest length down (RFC 8899), by pings that are not to be cut; a pong proves that one arrived whole. The proved length is asked for every 5 s while the
+// way is used, longer ones every 10 min. Until something is known, what Ethernet takes is believed.
 //
 // # What strangers get
 //

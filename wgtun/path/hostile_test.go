@@ -57,7 +57,7 @@ func TestStrangersGetNoAnswerAndLeaveNoTrace(t *testing.T) {
 		{"one byte", []byte{4}, DropForeign},
 		{"STUN binding request", append([]byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 40)...), DropForeign},
 		{"half a probe", append([]byte("pkt\x01"), make([]byte, 60)...), DropMalformed},
-		{"long probe", append([]byte("pkt\x01"), make([]byte, 125)...), DropMalformed},
+		{"padded probe of nobody", append([]byte("pkt\x01"), make([]byte, 1400)...), DropUnknown},
 		{"probe of version 2", append([]byte("pkt\x02"), make([]byte, 124)...), DropMalformed},
 		{"probe of nobody", append([]byte("pkt\x01"), make([]byte, 124)...), DropUnknown},
 	} {

@@ -74,6 +74,9 @@ type Config struct {
 	Overlay []netip.Prefix
 	// AllowLoopback lets loopback addresses be candidates: for tests, and for several nodes on one machine.
 	AllowLoopback bool
+	// MaxDatagram is the longest datagram of use, in bytes of UDP payload: up to there each path is measured, if the inner bind can. At most
+	// BaseDatagram: none is.
+	MaxDatagram int
 
 	// Wake is called when a sleeping peer has pinged us, without waiting and perhaps more than once: see Sleep. Nil: no peer sleeps.
 	Wake func(key.TunnelPublic)
@@ -110,6 +113,8 @@ type Bind struct {
 	urgent    []*peer            // to be looked at before the next tick
 	heldSize  int
 	pingLimit *rate.Limiter
+
+	ladder []int // lengths to try; never changes
 }
 
 var _ conn.Bind = (*Bind)(nil)
@@ -131,6 +136,9 @@ func New(c Config) *Bind {
 		table:     newTable(),
 		alive:     make(map[*peer]struct{}),
 		pingLimit: rate.NewLimiter(pingPerSecond, pingBurst),
+	}
+	if _, can := c.Inner.(unfragmented); can {
+		b.ladder = ladder(c.MaxDatagram)
 	}
 	b.SetOverlay(c.Overlay)
 	return b

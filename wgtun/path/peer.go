@@ -21,6 +21,7 @@ type peer struct {
 	way      atomic.Pointer[route]        // nil while no path is proved
 	sent     atomic.Int64                 // instant of the newest Send
 	received atomic.Int64                 // instant of the newest datagram from an address of its
+	limit    atomic.Int32                 // how long datagrams to it may be
 	gate     sync.RWMutex                 // read-held while sending to it, so that RemovePeer can wait
 	removed  bool                         // guarded by gate
 	asleep   bool                         // guarded by Bind.mu
@@ -94,6 +95,7 @@ type candidate struct {
 	missed   instant // first ping of tries
 	answered instant // newest pong; 0 when never, or when the proof was withdrawn
 	latency  time.Duration
+	sizing   sizing // while it is the way in use
 	flight   [flightSize]flight
 	next     int // slot in flight
 }

@@ -59,6 +59,7 @@ type message struct {
 	transaction transaction
 	sequence    uint64         // of a ping
 	observed    netip.AddrPort // in a pong: where the ping came from
+	size        uint16         // of a ping that is padded: the datagram's length in bytes; in a pong: that of the ping it answers
 }
 
 // append adds m's 76 bytes to b.
@@ -72,13 +73,23 @@ func (m message) append(b []byte) []byte {
 	}
 	b = append(b, addr[:]...)
 	b = binary.BigEndian.AppendUint16(b, m.observed.Port())
-	return append(b, make([]byte, bodySize-42)...)
+	b = binary.BigEndian.AppendUint16(b, m.size)
+	return append(b, make([]byte, bodySize-44)...)
+}
+
+// length is that of the datagram which carries it, in bytes.
+func (m message) length() int {
+	if m.kind == ping {
+		return max(probeSize, int(m.size))
+	}
+	return probeSize
 }
 
 // parseMessage reads a body of 76 bytes; false when its type is unknown.
 func parseMessage(b []byte) (m message, ok bool) {
 	m.kind = messageType(b[0])
 	m.transaction = transaction(b[4:16])
+	m.size = binary.BigEndian.Uint16(b[42:])
 	switch m.kind {
 	case ping:
 		m.sequence = binary.BigEndian.Uint64(b[16:])
@@ -193,7 +204,7 @@ func (b *box) sealWith(nonce [chacha20poly1305.NonceSizeX]byte, m message) []byt
 	return b.out.Seal(p, nonce[:], m.append(make([]byte, 0, bodySize)), p[:offsetNonce])
 }
 
-// open reads a probe of full size from the peer, destroying it. False when it is not the peer's work, or of no known type.
+// open reads a probe without padding from the peer, destroying it. False when it is not the peer's work, or of no known type.
 func (b *box) open(probe []byte) (message, bool) {
 	body, err := b.in.Open(probe[offsetBody:offsetBody], probe[offsetNonce:offsetBody], probe[offsetBody:], probe[:offsetNonce])
 	if err != nil {

@@ -81,7 +81,12 @@ func (b *Bind) ship(p parcel) {
 	} else {
 		b.pongs.Add(1)
 	}
-	_ = b.through(p.peer, p.way, [][]byte{sealer.seal(p.message)})
+	probe := sealer.seal(p.message)
+	if p.message.kind == ping && p.message.size > 0 {
+		b.sendWhole(p.peer, p.way, probe, int(p.message.size))
+		return
+	}
+	_ = b.through(p.peer, p.way, [][]byte{probe})
 }
 
 // tendUrgent tends the peers that cannot wait for the next tick.

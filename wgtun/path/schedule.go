@@ -109,6 +109,11 @@ func (b *Bind) tendLocked(p *peer, now instant) (pings []parcel) {
 			pings = append(pings, ping)
 		}
 	}
+	if wanted {
+		if ping, ok := b.sizeLocked(p, now); ok {
+			pings = append(pings, ping)
+		}
+	}
 	if !wanted && l.current == nil && len(l.bound) == 0 && len(l.held) == 0 && !l.asking() {
 		b.dozeLocked(p)
 	}
@@ -187,6 +192,7 @@ func (b *Bind) takeLocked(p *peer, c *candidate, now instant) {
 	l := p.live
 	l.current, l.since = c, now
 	p.way.Store(&route{c.way})
+	b.resizeLocked(p)
 	b.logger.Info("path taken", "peer", p.tunnel.Short(), "kind", c.way.kind(), "addr", c.addr(), "latency", c.latency)
 }
 
@@ -195,6 +201,7 @@ func (b *Bind) loseLocked(p *peer, now instant) {
 	lost := l.current
 	l.current, lost.answered = nil, 0
 	p.way.Store(nil)
+	b.resizeLocked(p)
 	b.logger.Info("path lost", "peer", p.tunnel.Short(), "addr", lost.addr(), "used", b.wantedLocked(p, now))
 	if b.wantedLocked(p, now) {
 		b.roundLocked(p)

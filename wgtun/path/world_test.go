@@ -86,7 +86,7 @@ func (n *node) collect(fn conn.ReceiveFunc) {
 	size := n.BatchSize()
 	bufs, sizes, eps := make([][]byte, size), make([]int, size), make([]conn.Endpoint, size)
 	for i := range bufs {
-		bufs[i] = make([]byte, 2000)
+		bufs[i] = make([]byte, 1<<16)
 	}
 	for {
 		count, err := fn(bufs, sizes, eps)

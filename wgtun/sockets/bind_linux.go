@@ -163,18 +163,35 @@ func (b *Bind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	return newEndpoint(a), nil
 }
 
+// SendUnfragmented sends one datagram that neither this host nor a router may cut, whatever is believed of the path's MTU: to find that out.
+func (b *Bind) SendUnfragmented(buf []byte, ep conn.Endpoint) error {
+	to, ok := ep.(*endpoint)
+	if !ok {
+		return conn.ErrWrongEndpointType
+	}
+	s := b.socketFor(to)
+	if s == nil {
+		return syscall.EAFNOSUPPORT
+	}
+	return s.sendUnfragmented(buf, to)
+}
+
+func (b *Bind) socketFor(to *endpoint) *socket {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if to.Addr().Is6() {
+		return b.v6
+	}
+	return b.v4
+}
+
 // Send sends datagrams to one address, in order. A datagram that the network refuses as too long is lost, and the error says so.
 func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	to, ok := ep.(*endpoint)
 	if !ok {
 		return conn.ErrWrongEndpointType
 	}
-	b.mu.RLock()
-	s := b.v4
-	if to.Addr().Is6() {
-		s = b.v6
-	}
-	b.mu.RUnlock()
+	s := b.socketFor(to)
 	if s == nil {
 		return syscall.EAFNOSUPPORT
 	}

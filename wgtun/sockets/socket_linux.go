@@ -28,6 +28,7 @@ type socket struct {
 	raw     syscall.RawConn
 	cutting atomic.Bool // the kernel cuts what is sent
 	senders sync.Pool   // *sender
+	probing sync.Mutex  // held while the socket sends nothing that may be cut
 
 	// Receiving is done by one goroutine.
 	stage   []byte
@@ -174,6 +175,30 @@ func (s *socket) send(bufs [][]byte, to *endpoint) error {
 	x.reset()
 	x.prepare(bufs[sent:], to, false)
 	return s.flush(x)
+}
+
+// sendUnfragmented sets the socket to probe for the length of one send. What others send meanwhile on it differs only where it would have had to
+// be cut, and is lost there.
+func (s *socket) sendUnfragmented(buf []byte, to *endpoint) error {
+	level, option := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
+	probe, usual := unix.IP_PMTUDISC_PROBE, unix.IP_PMTUDISC_WANT
+	if to.Addr().Is6() {
+		level, option, probe, usual = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_WANT
+	}
+	set := func(value int) error {
+		var err error
+		if cerr := s.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, value) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}
+	s.probing.Lock()
+	defer s.probing.Unlock()
+	if err := set(probe); err != nil {
+		return fmt.Errorf("have a datagram sent uncut: %w", err)
+	}
+	err := s.send([][]byte{buf}, to)
+	return errors.Join(err, set(usual))
 }
 
 // prepare makes messages of bufs.
