@@ -30,6 +30,7 @@ type world struct {
 	net   *nettest.Network
 	nodes []*node
 	gen   uint64
+	mtu   int // of every TUN
 }
 
 // node is a tunnel with what its maker knows of it. Its operating system is tun.
@@ -57,8 +58,10 @@ type grant struct {
 	until    time.Time
 }
 
-func newWorld(t *testing.T, nodes int) *world {
-	w := &world{t: t, net: nettest.New(1)}
+func newWorld(t *testing.T, nodes int) *world { return newWorldMTU(t, nodes, DefaultMTU) }
+
+func newWorldMTU(t *testing.T, nodes, mtu int) *world {
+	w := &world{t: t, net: nettest.New(1), mtu: mtu}
 	for i := range nodes {
 		n := w.newNode(string(rune('a' + i)))
 		n.start(nil)
@@ -88,7 +91,7 @@ func (w *world) newNode(id string) *node {
 // start runs the node's tunnel until stop or the end of the test; arrange may change it before it runs.
 func (n *node) start(arrange func(*Tunnel)) {
 	n.w.t.Helper()
-	n.tun = nettest.NewTUN(DefaultMTU)
+	n.tun = nettest.NewTUN(n.w.mtu)
 	host := n.w.net.Host(n.outer.Addr())
 	t, err := New(Config{
 		TUN: n.tun, Bind: host.Bind(), Port: testPort, Tunnel: n.tk, Probe: n.pk,

@@ -201,7 +201,6 @@ func (b *Bind) loseLocked(p *peer, now instant) {
 	lost := l.current
 	l.current, lost.answered = nil, 0
 	p.way.Store(nil)
-	b.resizeLocked(p)
 	b.logger.Info("path lost", "peer", p.tunnel.Short(), "addr", lost.addr(), "used", b.wantedLocked(p, now))
 	if b.wantedLocked(p, now) {
 		b.roundLocked(p)

@@ -51,7 +51,7 @@ func (b *Bind) addPeerLocked(p Peer, told []netip.AddrPort) {
 		sequence: uint64(b.epoch.Add(b.now()).UnixNano()),
 		asleep:   b.config.Wake != nil,
 	}
-	added.limit.Store(BaseDatagram)
+	added.limit.Store(b.firstLimit())
 	if !b.table.add(added) {
 		b.logger.Warn("peer left without path: its probes would pass for another's", "peer", p.Tunnel.Short())
 	}

@@ -152,13 +152,20 @@ func (b *Bind) sizedLocked(p *peer, c *candidate, m message) bool {
 	return true
 }
 
-// resizeLocked tells the packet path how long datagrams to a peer may be.
+// resizeLocked tells the packet path how long datagrams to a peer may be on its way in use. Without a way that stays as it was: what is told a
+// program's system it keeps for long.
 func (b *Bind) resizeLocked(p *peer) {
-	limit := BaseDatagram
-	if l := p.live; l != nil && l.current != nil && len(b.ladder) > 0 {
-		limit = l.current.sizing.limit(b.ladder, l.current.addr().Addr().Is6())
+	if c := p.live.current; c != nil && len(b.ladder) > 0 {
+		p.limit.Store(int32(c.sizing.limit(b.ladder, c.addr().Addr().Is6())))
 	}
-	p.limit.Store(int32(limit))
+}
+
+// firstLimit is how long datagrams to a peer may be of which nothing is known yet.
+func (b *Bind) firstLimit() int32 {
+	if len(b.ladder) == 0 {
+		return BaseDatagram
+	}
+	return int32(new(sizing).limit(b.ladder, false))
 }
 
 // Limit is how long datagrams to a peer may be, in bytes of UDP payload, kept up to date as long as the peer is known: BaseDatagram, unless

@@ -48,8 +48,14 @@ func TestLongestDatagramIsFound(t *testing.T) {
 
 // Before anything is known what Ethernet takes is believed, and not more.
 func TestLikelyLengthAtFirst(t *testing.T) {
+	if got := new(sizing).limit(ladder(8960), true); got != ethernet6 {
+		t.Errorf("in IPv6: %d", got)
+	}
+	if got := new(sizing).limit(ladder(1400), false); got != 1400 {
+		t.Errorf("of at most 1400: %d", got)
+	}
 	sized(t, nettest.Link{}, func(_ *nettest.Network, a, b *node) {
-		if got := a.limit(b); got != BaseDatagram {
+		if got := a.limit(b); got != ethernet4 {
 			t.Errorf("without a way: %d", got)
 		}
 		a.send(b, "x")
