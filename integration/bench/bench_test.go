@@ -40,14 +40,16 @@ func TestQuickRun(t *testing.T) {
 	defer os.RemoveAll(dir)
 	p := short
 	p.rounds = 1
-	a, b, err := measureAll(t.Context(), lab.Config{Bin: bin, Dir: dir}, p)
+	bare, pickets, err := measureAll(t.Context(), lab.Config{Bin: bin, Dir: dir}, p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range metrics {
-		for _, f := range append(a, b...) {
-			if m.of(f) <= 0 {
-				t.Errorf("%s: nothing was measured: %v", m.name, f)
+		for _, s := range append(pickets, side{"bare", bare}) {
+			for _, f := range s.figures {
+				if m.of(f) <= 0 {
+					t.Errorf("%s, %s: nothing was measured: %v", s.name, m.name, f)
+				}
 			}
 		}
 	}

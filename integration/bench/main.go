@@ -71,20 +71,29 @@ func run(ctx context.Context, bin string, p plan) error {
 		return err
 	}
 	began := time.Now()
-	a, b, err := measureAll(ctx, lab.Config{Bin: bin, Dir: dir}, p)
+	bare, pickets, err := measureAll(ctx, lab.Config{Bin: bin, Dir: dir}, p)
 	if ctx.Err() != nil {
 		return errors.New("interrupted; nothing is left behind")
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%d rounds in %v. Ratios are Picket's figure over wireguard-go's of the same round.\n\n", p.rounds, time.Since(began).Round(time.Second))
-	report(os.Stdout, a, b)
+	fmt.Printf("\n%d rounds in %v. Ratios are Picket's figure over wireguard-go's of the same round.\n", p.rounds, time.Since(began).Round(time.Second))
+	for _, side := range pickets {
+		fmt.Println()
+		report(os.Stdout, side.name, bare, side.figures)
+	}
 	return nil
 }
 
-// measureAll runs the rounds: what each side showed in each.
-func measureAll(ctx context.Context, c lab.Config, p plan) (a, b []figures, err error) {
+// side is what one tunnel showed, round by round.
+type side struct {
+	name    string
+	figures []figures
+}
+
+// measureAll runs the rounds: what each tunnel showed in each.
+func measureAll(ctx context.Context, c lab.Config, p plan) (bare []figures, pickets []side, err error) {
 	world, err := lab.New(c)
 	if err != nil {
 		return nil, nil, err
@@ -95,19 +104,20 @@ func measureAll(ctx context.Context, c lab.Config, p plan) (a, b []figures, err 
 		return nil, nil, err
 	}
 	bench.facts(os.Stdout)
+	all := []side{{name: bench.bare.name()}}
+	for _, t := range bench.pickets {
+		all = append(all, side{name: t.name()})
+	}
 	for i := range p.rounds {
 		fmt.Printf("round %d of %d\n", i+1, p.rounds)
-		for _, side := range []struct {
-			tunnel
-			all *[]figures
-		}{{bench.bare, &a}, {bench.picket, &b}} {
-			f, err := bench.measure(ctx, side.tunnel)
+		for j, t := range append([]tunnel{bench.bare}, bench.pickets...) {
+			f, err := bench.measure(ctx, t)
 			if err != nil {
-				return nil, nil, fmt.Errorf("round %d, %s: %w", i+1, side.name(), err)
+				return nil, nil, fmt.Errorf("round %d, %s: %w", i+1, t.name(), err)
 			}
-			fmt.Printf("  %-14s %v\n", side.name(), f)
-			*side.all = append(*side.all, f)
+			fmt.Printf("  %-16s %v\n", t.name(), f)
+			all[j].figures = append(all[j].figures, f)
 		}
 	}
-	return a, b, nil
+	return all[0].figures, all[1:], nil
 }

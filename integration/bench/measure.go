@@ -20,7 +20,8 @@ type bench struct {
 	plan           plan
 	self           string
 	client, server *lab.Host
-	bare, picket   tunnel
+	bare           tunnel
+	pickets        []tunnel
 	iperf          bool // for TCP throughput; else a sender of our own
 }
 
@@ -39,9 +40,11 @@ func newBench(ctx context.Context, w *lab.World, dir string, p plan) (*bench, er
 	if b.bare, err = newBare(self, b.client, b.server); err != nil {
 		return nil, err
 	}
-	if b.picket, err = newPicket(ctx, w, dir, b.client, b.server); err != nil {
+	same, err := newPicket(ctx, w, dir, b.client, b.server)
+	if err != nil {
 		return nil, err
 	}
+	b.pickets = []tunnel{same, same.with("Picket, own MTU", "--mtu", "auto")}
 	s, err := b.server.Start("sink", self, helperWord, "sink")
 	if err != nil {
 		return nil, err

@@ -81,16 +81,16 @@ func (m metric) holds(ratio float64) bool {
 }
 
 // report prints a table that reads as text and as Markdown.
-func report(w io.Writer, a, b []figures) {
-	fmt.Fprintf(w, "| %-37s | %12s | %12s | %6s | %6s | %6s | %-11s |\n", "", "wireguard-go", "Picket", "min", "median", "max", "floor")
-	fmt.Fprintln(w, "|---------------------------------------|-------------:|-------------:|-------:|-------:|-------:|-------------|")
+func report(w io.Writer, name string, a, b []figures) {
+	fmt.Fprintf(w, "| %-37s | %12s | %15s | %6s | %6s | %6s | %-11s |\n", "", "wireguard-go", name, "min", "median", "max", "floor")
+	fmt.Fprintln(w, "|---------------------------------------|-------------:|----------------:|-------:|-------:|-------:|-------------|")
 	for _, m := range metrics {
 		r := m.ratios(a, b)
 		verdict := "holds"
 		if !m.holds(r.median) {
 			verdict = "missed"
 		}
-		fmt.Fprintf(w, "| %-37s | %12s | %12s | %6.2f | %6.2f | %6.2f | %-4.3g %-6s |\n", m.name,
+		fmt.Fprintf(w, "| %-37s | %12s | %15s | %6.2f | %6.2f | %6.2f | %-4.3g %-6s |\n", m.name,
 			m.amount(m.median(a)), m.amount(m.median(b)), r.min, r.median, r.max, m.floor, verdict)
 	}
 }

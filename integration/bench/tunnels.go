@@ -93,6 +93,8 @@ func (b *bare) start(ctx context.Context) (live, error) {
 type picket struct {
 	nodes  [2]*lab.Node
 	target string
+	title  string
+	args   []string // of the agents
 }
 
 // rules is how many the policy has. All of them concern both nodes, so that each node is sent every one.
@@ -130,7 +132,7 @@ func newPicket(ctx context.Context, w *lab.World, dir string, client, server *la
 	if _, err := c.CLI(ctx, "policy", "reload", "--wait"); err != nil {
 		return nil, err
 	}
-	p := &picket{}
+	p := &picket{title: "Picket"}
 	for i, h := range []*lab.Host{client, server} {
 		if p.nodes[i], err = join(ctx, c, h); err != nil {
 			return nil, err
@@ -155,7 +157,12 @@ func join(ctx context.Context, c *lab.Coordinator, h *lab.Host) (*lab.Node, erro
 	return n, err
 }
 
-func (p *picket) name() string { return "Picket" }
+func (p *picket) name() string { return p.title }
+
+// with is the same nodes under further arguments; only one of the two may be up.
+func (p *picket) with(title string, args ...string) *picket {
+	return &picket{nodes: p.nodes, target: p.target, title: title, args: args}
+}
 
 func (p *picket) stop() {
 	for _, n := range p.nodes {
@@ -166,7 +173,7 @@ func (p *picket) stop() {
 func (p *picket) start(ctx context.Context) (live, error) {
 	l := live{target: p.target}
 	for _, n := range p.nodes {
-		if err := n.Start(ctx); err != nil {
+		if err := n.StartWith(ctx, p.args...); err != nil {
 			l.stop()
 			return live{}, err
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -43,8 +44,11 @@ func (h *Host) StartNode(ctx context.Context, args ...string) (*Node, error) {
 }
 
 // Start starts the agent (again) and waits until its socket answers.
-func (n *Node) Start(ctx context.Context) error {
-	p, err := n.Host.Start("agent", n.args...)
+func (n *Node) Start(ctx context.Context) error { return n.StartWith(ctx) }
+
+// StartWith is Start with further arguments of `run`, this time only.
+func (n *Node) StartWith(ctx context.Context, more ...string) error {
+	p, err := n.Host.Start("agent", slices.Concat(n.args, more)...)
 	if err != nil {
 		return err
 	}
