@@ -246,8 +246,8 @@ func TestSweepForgetsTombstones(t *testing.T) {
 			t.Errorf("%d tombstones after 65 s", n)
 		}
 		for i := range f.table.shards {
-			if s := &f.table.shards[i]; s.n != 0 || len(s.slots) != minSlots {
-				t.Fatalf("shard %d keeps %d flows in %d slots", i, s.n, len(s.slots))
+			if s := &f.table.shards[i]; s.n != 0 || len(s.slots.Load().at) != minSlots {
+				t.Fatalf("shard %d keeps %d flows in %d slots", i, s.n, len(s.slots.Load().at))
 			}
 		}
 	})

@@ -103,20 +103,29 @@ func (f *Filter) judge(pkt []byte, dir direction) Result {
 
 // route hands the packet to what knows its kind.
 func (f *Filter) route(v *packet.View, dir direction) Reason {
-	switch {
-	case v.IsLaterFragment():
+	if !v.IsFragment() && !v.IsICMP() {
+		var k key
+		k.set(v, dir)
+		return f.transport(v, dir, &k, true)
+	}
+	if v.IsLaterFragment() {
 		return f.laterFragment(v, dir)
-	case v.IsICMP():
-		kind, _, _ := v.ICMP()
-		if kind == packet.ICMPError {
-			return f.icmpError(v, dir)
-		}
-		if kind == packet.ICMPOther {
-			return cmp.Or(classReason(v), ReasonICMPType)
-		}
 	}
 	var k key
-	mayOpen := k.set(v, dir)
+	mayOpen := true
+	if v.IsICMP() {
+		switch kind, _, _ := v.ICMP(); kind {
+		case packet.ICMPError:
+			return f.icmpError(v, dir)
+		case packet.ICMPOther:
+			return cmp.Or(classReason(v), ReasonICMPType)
+		default:
+			k.setEcho(v, dir)
+			mayOpen = kind == packet.ICMPEchoRequest
+		}
+	} else {
+		k.set(v, dir)
+	}
 	if v.IsFragment() {
 		return f.firstFragment(v, dir, &k, mayOpen)
 	}
@@ -127,13 +136,18 @@ func (f *Filter) route(v *packet.View, dir direction) Reason {
 func (f *Filter) transport(v *packet.View, dir direction, k *key, mayOpen bool) Reason {
 	h := f.table.hash(k)
 	s := f.table.shard(h)
-	s.mu.Lock()
-	reason := f.transportLocked(s, v, dir, k, h, mayOpen)
-	s.mu.Unlock()
-	return reason
+	if fl := s.find(h, k); fl != nil {
+		if reason, known := f.follow(fl, v, dir); known {
+			return reason
+		}
+	}
+	return f.transportLocking(s, v, dir, k, h, mayOpen)
 }
 
-func (f *Filter) transportLocked(s *shard, v *packet.View, dir direction, k *key, h uint64, mayOpen bool) Reason {
+// transportLocking judges a packet of no flow, or of one that only the holder of its shard's lock may change as it must be.
+func (f *Filter) transportLocking(s *shard, v *packet.View, dir direction, k *key, h uint64, mayOpen bool) Reason {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	now := f.clock.tick(&s.ticks)
 	r := f.rules.Load()
 	if now >= r.notAfter.Load() {
@@ -141,21 +155,14 @@ func (f *Filter) transportLocked(s *shard, v *packet.View, dir direction, k *key
 	}
 	fl := s.find(h, k)
 	if fl != nil {
-		if reason, known := f.follow(s, r, fl, v, dir, now); known {
-			return s.counted(fl, v, dir, now, reason)
+		// Until it is replaced, or a packet could be counted in a flow that has left the table.
+		fl.mu.Lock()
+		defer fl.mu.Unlock()
+		if reason, known := f.followLocked(s, r, fl, v, dir, now); known {
+			return reason
 		}
 	}
-	fl, reason := f.open(s, r, &opening{v: v, dir: dir, k: k, h: h, mayOpen: mayOpen, old: fl}, now)
-	return s.counted(fl, v, dir, now, reason)
-}
-
-// counted notes a packet that passes in its flow and its shard.
-func (s *shard) counted(fl *flow, v *packet.View, dir direction, now int64, reason Reason) Reason {
-	if reason == ReasonNone {
-		fl.count(v, now)
-		s.passed[dir]++
-	}
-	return reason
+	return f.open(s, r, &opening{v: v, dir: dir, k: k, h: h, mayOpen: mayOpen, old: fl}, now)
 }
 
 // clock is time in nanoseconds since base: monotonic, and going on while the host sleeps, which Go's own does not on Linux; else a

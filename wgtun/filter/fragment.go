@@ -28,6 +28,7 @@ type piece struct{ from, to int }
 // whole is a packet under way in fragments, from its admitted first one.
 type whole struct {
 	fl     *flow // that it belongs to: another one under the same key is not it
+	peer   *peer
 	ends   int64 // when it is forgotten
 	pieces []piece
 	got    int
@@ -72,15 +73,15 @@ func (f *Filter) firstFragment(v *packet.View, dir direction, k *key, mayOpen bo
 	if reason := f.transport(v, dir, k, mayOpen); reason != ReasonNone {
 		return reason
 	}
-	fl := f.alive(k)
+	fl, peer := f.alive(k)
 	if fl == nil {
 		// A reset in fragments, or a Swap in between: nothing more of it is wanted.
 		return ReasonFragment
 	}
-	if !t.take(&fl.peer.frags) {
+	if !t.take(&peer.frags) {
 		return ReasonFragmentsFull
 	}
-	w := &whole{fl: fl, ends: now + int64(fragmentLife)}
+	w := &whole{fl: fl, peer: peer, ends: now + int64(fragmentLife)}
 	w.add(v)
 	t.wholes[fk] = w
 	return ReasonNone
@@ -99,7 +100,7 @@ func (f *Filter) laterFragment(v *packet.View, dir direction) Reason {
 		}
 		return ReasonFragment
 	}
-	if f.alive(&w.fl.k) != w.fl {
+	if fl, _ := f.alive(&w.fl.k); fl != w.fl {
 		t.drop(fk, w)
 		return ReasonCut
 	}
@@ -124,7 +125,7 @@ func (t *fragments) live(fk fragmentKey, now int64) *whole {
 }
 
 func (t *fragments) drop(fk fragmentKey, w *whole) {
-	t.release(&w.fl.peer.frags)
+	t.release(&w.peer.frags)
 	delete(t.wholes, fk)
 }
 
@@ -167,8 +168,9 @@ func (w *whole) add(v *packet.View) Reason {
 
 func (w *whole) complete() bool { return w.length != 0 && w.got == w.length }
 
-// alive returns the flow under k when it lives under the rules now in force, nil otherwise. Of it only what never changes may be read.
-func (f *Filter) alive(k *key) *flow {
+// alive returns the flow under k, and its peer, when it lives under the rules now in force, nil otherwise. Of the flow only what never
+// changes may be read.
+func (f *Filter) alive(k *key) (*flow, *peer) {
 	h := f.table.hash(k)
 	s := f.table.shard(h)
 	s.mu.Lock()
@@ -176,22 +178,25 @@ func (f *Filter) alive(k *key) *flow {
 	now := f.clock.tick(&s.ticks)
 	r := f.rules.Load()
 	fl := s.find(h, k)
-	if now >= r.notAfter.Load() || fl == nil || fl.idle(now) || fl.state == stateCut || fl.state == stateClosed {
-		return nil
+	if now >= r.notAfter.Load() || fl == nil {
+		return nil, nil
+	}
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.idle(now) || fl.state == stateCut || fl.state == stateClosed {
+		return nil, nil
 	}
 	if (fl.epoch != r.epoch || now >= fl.until) && !f.rejudge(s, r, fl, now) {
-		return nil
+		return nil, nil
 	}
-	return fl
+	return fl, fl.peer
 }
 
 func (f *Filter) countFragment(w *whole, v *packet.View, dir direction) {
-	h := f.table.hash(&w.fl.k)
-	s := f.table.shard(h)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.passed[dir]++
-	if w.fl.state != stateCut {
-		w.fl.count(v, f.clock.coarse.Load())
+	fl := w.fl
+	fl.mu.Lock()
+	if fl.origin != nil {
+		fl.count(dir, v.Len(), f.clock.coarse.Load())
 	}
+	fl.mu.Unlock()
 }

@@ -15,13 +15,14 @@ func (f *Filter) icmpError(v *packet.View, dir direction) Reason {
 	if v.IsFragment() || v.Quote(&q) != packet.FaultNone || q.IsIPv6() != v.IsIPv6() || q.Src() != v.Dst() {
 		return ReasonICMPQuote
 	}
+	var k key
+	k.set(&q, dir^1)
 	if q.IsICMP() {
 		if kind, _, _ := q.ICMP(); kind != packet.ICMPEchoRequest && kind != packet.ICMPEchoReply {
 			return ReasonICMPQuote
 		}
+		k.setEcho(&q, dir^1)
 	}
-	var k key
-	k.set(&q, dir^1)
 	h := f.table.hash(&k)
 	s := f.table.shard(h)
 	s.mu.Lock()
@@ -32,7 +33,12 @@ func (f *Filter) icmpError(v *packet.View, dir direction) Reason {
 		return r.lapsed()
 	}
 	fl := s.find(h, &k)
-	if fl == nil || fl.idle(now) || fl.state == stateCut || fl.ended() || !fl.sent(&q, dir^1) || !r.mayComplain(fl, v, dir) {
+	if fl == nil {
+		return ReasonICMPQuote
+	}
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.idle(now) || fl.state == stateCut || fl.ended() || !fl.sent(&q, dir^1) || !r.mayComplain(fl, v, dir) {
 		return ReasonICMPQuote
 	}
 	if (fl.epoch != r.epoch || now >= fl.until) && !f.rejudge(s, r, fl, now) {

@@ -4,7 +4,6 @@ import "picket.internal/wgtun/packet"
 
 // tcpEnd is what is known of one end of a TCP connection from the segments it sent.
 type tcpEnd struct {
-	start  uint32 // its first sequence number, the SYN's
 	end    uint32 // one past the highest it sent
 	ack    uint32 // the highest acknowledgment it sent, when acked
 	maxWin uint32 // the largest window it offered, in bytes
@@ -39,18 +38,32 @@ func flagsMakeSense(flags uint8) bool {
 // after tells whether a comes after b in sequence space.
 func after(a, b uint32) bool { return int32(a-b) > 0 }
 
-// openTCP notes the SYN that opens a connection.
-func (e *tcpEnd) openTCP(v *packet.View, s *packet.TCPSegment) {
-	*e = tcpEnd{start: s.Seq, end: s.Seq + s.Len, maxWin: uint32(s.Window)}
+// openTCP notes the SYN that an end opens its half of a connection with.
+func (fl *flow) openTCP(v *packet.View, s *packet.TCPSegment, dir direction) {
+	e := tcpEnd{end: s.Seq + s.Len, maxWin: uint32(s.Window)}
 	e.scale, e.scaled = v.WindowScale()
+	fl.ends[dir], fl.starts[dir] = e, s.Seq
 }
 
 // followTCP judges a segment of a connection in the table. known is false for a SYN that may open a new connection where the old one
 // is over. A SYN in the middle of a connection passes without effect: its receiver asks back (RFC 5961 section 4), and should the opener
 // have lost the connection, it answers that with an exact reset.
 func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reason, known bool) {
-	seg := v.TCP()
-	s := &seg // by pointer: copying what was just written stalls the processor
+	var seg packet.TCPSegment
+	s := &seg
+	v.ReadTCP(s)
+	// What makes up a connection, before all that is rare.
+	if s.Flags&(packet.ACK|packet.SYN|packet.RST) == packet.ACK && fl.state > stateSynSent && fl.state != stateClosed {
+		me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
+		if !fitsWindow(me, other, s) {
+			return ReasonTCPWindow, true
+		}
+		me.advance(s)
+		if fl.state != stateEstablished || me.fin {
+			fl.progress(dir)
+		}
+		return ReasonNone, true
+	}
 	over := fl.ended() || fl.state == stateReset
 	switch {
 	case !flagsMakeSense(s.Flags):
@@ -63,41 +76,33 @@ func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reas
 		return fl.reset(v, s, dir, now), true
 	case s.Flags&packet.SYN != 0:
 		return fl.synchronize(v, s, dir), true
-	case fl.state == stateSynSent:
-		return fl.answerWithoutSYN(s, dir), true
 	}
-	me, other := &fl.ends[dir], &fl.ends[dir^1]
-	if !fitsWindow(me, other, s) {
-		return ReasonTCPWindow, true
-	}
-	me.advance(s)
-	fl.progress(s, dir)
-	return ReasonNone, true
+	return fl.answerWithoutSYN(s, dir), true
 }
 
 // synchronize judges segments with SYN.
 func (fl *flow) synchronize(v *packet.View, s *packet.TCPSegment, dir direction) Reason {
-	me, other := &fl.ends[dir], &fl.ends[dir^1]
+	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
 	opener := dir == fl.dir
 	switch {
 	case isSYN(s.Flags) && !opener:
 		return ReasonTCPOpen
 	case isSYN(s.Flags):
 		if fl.state == stateSynSent {
-			me.openTCP(v, s)
+			fl.openTCP(v, s, dir)
 		}
 		return ReasonNone
 	case opener:
 		return ReasonTCPFlags
 	case fl.state != stateSynSent:
-		if s.Seq != me.start {
+		if s.Seq != fl.starts[dir] {
 			return ReasonTCPWindow
 		}
 		return ReasonNone
-	case !after(s.Ack, other.start) || after(s.Ack, other.end):
+	case !after(s.Ack, fl.starts[dir^1]) || after(s.Ack, other.end):
 		return ReasonTCPWindow
 	}
-	me.openTCP(v, s)
+	fl.openTCP(v, s, dir)
 	me.ack, me.acked = s.Ack, true
 	if !me.scaled || !other.scaled {
 		me.scale, other.scale = 0, 0
@@ -118,7 +123,7 @@ func (fl *flow) answerWithoutSYN(s *packet.TCPSegment, dir direction) Reason {
 
 // reset judges a reset: it must be in the window of its receiver, or a stranger to the connection could end it.
 func (fl *flow) reset(v *packet.View, s *packet.TCPSegment, dir direction, now int64) Reason {
-	me, other := &fl.ends[dir], &fl.ends[dir^1]
+	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
 	if !v.IsFragment() && !v.TransportChecksumOK() {
 		return reasonOfFault(packet.FaultTransport)
 	}
@@ -151,7 +156,7 @@ func (fl *flow) resetBeforeAnswer(s *packet.TCPSegment, dir direction, now int64
 		return ReasonNone
 	case dir == fl.dir && s.Seq == opener.end:
 		fl.state, fl.last = stateClosed, now
-	case dir != fl.dir && s.Flags&packet.ACK != 0 && after(s.Ack, opener.start) && !after(s.Ack, opener.end):
+	case dir != fl.dir && s.Flags&packet.ACK != 0 && after(s.Ack, fl.starts[fl.dir]) && !after(s.Ack, opener.end):
 		fl.state, fl.last = stateClosed, now
 	default:
 		return ReasonTCPWindow
@@ -193,7 +198,7 @@ func (e *tcpEnd) advance(s *packet.TCPSegment) {
 }
 
 // progress moves the state after a segment that passed.
-func (fl *flow) progress(s *packet.TCPSegment, dir direction) {
+func (fl *flow) progress(dir direction) {
 	if fl.state == stateReset || fl.state == stateTimeWait {
 		return
 	}
