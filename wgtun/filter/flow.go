@@ -96,6 +96,9 @@ func (fl *flow) standing(now int64) bool { return fl.state != stateCut && !fl.id
 // ended tells whether both ends know that the flow is over.
 func (fl *flow) ended() bool { return fl.state == stateTimeWait || fl.state == stateClosed }
 
+// connected tells whether both SYNs of a TCP connection were seen, and no reset that ended it.
+func (fl *flow) connected() bool { return fl.state > stateSynSent && fl.state != stateClosed }
+
 // count notes a packet of so many bytes that passed.
 func (fl *flow) count(dir direction, size int, now int64) {
 	if fl.packets[dir]++; fl.packets[dir] == 0 {
@@ -148,11 +151,14 @@ func (f *Filter) followLocked(s *shard, r *ruling, fl *flow, v *packet.View, dir
 
 // judge holds a packet against the state of its flow, which lives, and counts it when it passes.
 func (fl *flow) judge(v *packet.View, dir direction, now int64) (reason Reason, known bool) {
-	if fl.k.proto() == packet.ProtoTCP {
-		reason, known = fl.followTCP(v, dir, now)
-	} else {
-		known = true
+	switch {
+	case fl.k.proto() != packet.ProtoTCP:
 		fl.replied = fl.replied || dir != fl.dir
+		known = true
+	case fl.connected() && v.TCPHeader().Flags()&(packet.ACK|packet.SYN|packet.RST) == packet.ACK:
+		reason, known = fl.acknowledge(v, dir), true
+	default:
+		reason, known = fl.followTCP(v, dir, now)
 	}
 	if known && reason == ReasonNone {
 		fl.count(dir, v.Len(), now)

@@ -1,9 +1,29 @@
 package filter
 
 import (
+	"cmp"
+
 	"picket.internal/acl"
 	"picket.internal/wgtun/packet"
 )
+
+// icmp judges an ICMP message, or the first fragment of one.
+func (f *Filter) icmp(v *packet.View, dir direction) Reason {
+	kind, _, _ := v.ICMP()
+	switch kind {
+	case packet.ICMPError:
+		return f.icmpError(v, dir)
+	case packet.ICMPOther:
+		return cmp.Or(classReason(v), ReasonICMPType)
+	}
+	var k key
+	k.set(v, dir)
+	mayOpen := kind == packet.ICMPEchoRequest
+	if v.IsFragment() {
+		return f.firstFragment(v, dir, &k, mayOpen)
+	}
+	return f.transport(v, dir, &k, mayOpen)
+}
 
 // icmpError judges an ICMP error. It passes only when it quotes a packet that its receiver sent within a live flow, and comes from the
 // peer of that flow. It keeps no flow alive.
@@ -15,14 +35,13 @@ func (f *Filter) icmpError(v *packet.View, dir direction) Reason {
 	if v.IsFragment() || v.Quote(&q) != packet.FaultNone || q.IsIPv6() != v.IsIPv6() || q.Src() != v.Dst() {
 		return ReasonICMPQuote
 	}
-	var k key
-	k.set(&q, dir^1)
 	if q.IsICMP() {
 		if kind, _, _ := q.ICMP(); kind != packet.ICMPEchoRequest && kind != packet.ICMPEchoReply {
 			return ReasonICMPQuote
 		}
-		k.setEcho(&q, dir^1)
 	}
+	var k key
+	k.set(&q, dir^1)
 	h := f.table.hash(&k)
 	s := f.table.shard(h)
 	s.mu.Lock()

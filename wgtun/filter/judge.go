@@ -170,8 +170,7 @@ func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) Reason {
 	}
 	if o.k.proto() == packet.ProtoTCP {
 		fl.state = stateSynSent
-		var seg packet.TCPSegment
-		o.v.ReadTCP(&seg)
+		seg := o.v.TCP()
 		fl.openTCP(o.v, &seg, o.dir)
 	}
 	fl.count(o.dir, o.v.Len(), now)

@@ -18,7 +18,7 @@ type Limits struct {
 	Fragments int // fragmented packets under way
 }
 
-// DefaultLimits cost at most about 64 MiB, tombstones included.
+// DefaultLimits cost at most about 48 MiB, tombstones included.
 var DefaultLimits = Limits{Flows: 128 << 10, Fragments: 4096}
 
 // floor is what a peer may hold however little is free.
@@ -52,9 +52,17 @@ type key struct {
 	meta          uint64 // family, local port, remote port, who asks in an echo, protocol: bits 48, 32, 16, 8, 0
 }
 
-// set makes k the key of the flow that a packet belongs to; one of ICMP has its ends only. Keys are passed by pointer: copying one that was
-// just written stalls the processor.
+// set makes k the key of the flow that a packet belongs to. Of ICMP only echo messages have one. Keys are passed by pointer: copying one that
+// was just written stalls the processor.
 func (k *key) set(v *packet.View, dir direction) {
+	k.setEnds(v, dir)
+	if v.IsICMP() {
+		k.setEcho(v, dir)
+	}
+}
+
+// setEnds is set for all but ICMP.
+func (k *key) setEnds(v *packet.View, dir direction) {
 	k.local, k.remote = v.Src(), v.Dst()
 	local, remote := v.SrcPort(), v.DstPort()
 	if dir == ingress {
@@ -67,10 +75,9 @@ func (k *key) set(v *packet.View, dir direction) {
 	}
 }
 
-// setEcho is set for ICMP echo messages; of ICMP only these have a key. Who asks is part of it: with id 0 the ports would not tell, and a
-// request would pass as the answer to another.
+// setEcho adds what an echo message has for ports. Who asks is part of the key: with id 0 the ports would not tell, and a request would pass
+// as the answer to another.
 func (k *key) setEcho(v *packet.View, dir direction) {
-	k.set(v, dir)
 	asks := dir
 	if kind, _, _ := v.ICMP(); kind != packet.ICMPEchoRequest {
 		asks ^= 1

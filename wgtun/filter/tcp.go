@@ -45,25 +45,12 @@ func (fl *flow) openTCP(v *packet.View, s *packet.TCPSegment, dir direction) {
 	fl.ends[dir], fl.starts[dir] = e, s.Seq
 }
 
-// followTCP judges a segment of a connection in the table. known is false for a SYN that may open a new connection where the old one
-// is over. A SYN in the middle of a connection passes without effect: its receiver asks back (RFC 5961 section 4), and should the opener
-// have lost the connection, it answers that with an exact reset.
+// followTCP judges the segments of a connection in the table that acknowledge does not. known is false for a SYN that may open a new
+// connection where the old one is over. A SYN in the middle of a connection passes without effect: its receiver asks back (RFC 5961
+// section 4), and should the opener have lost the connection, it answers that with an exact reset.
 func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reason, known bool) {
-	var seg packet.TCPSegment
+	seg := v.TCP()
 	s := &seg
-	v.ReadTCP(s)
-	// What makes up a connection, before all that is rare.
-	if s.Flags&(packet.ACK|packet.SYN|packet.RST) == packet.ACK && fl.state > stateSynSent && fl.state != stateClosed {
-		me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
-		if !fitsWindow(me, other, s) {
-			return ReasonTCPWindow, true
-		}
-		me.advance(s)
-		if fl.state != stateEstablished || me.fin {
-			fl.progress(dir)
-		}
-		return ReasonNone, true
-	}
 	over := fl.ended() || fl.state == stateReset
 	switch {
 	case !flagsMakeSense(s.Flags):
@@ -78,6 +65,45 @@ func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reas
 		return fl.synchronize(v, s, dir), true
 	}
 	return fl.answerWithoutSYN(s, dir), true
+}
+
+// acknowledge judges what a connection is made of, segments with ACK and without SYN and RST. They must lie where the other end can want
+// them, and acknowledge only what it sent.
+func (fl *flow) acknowledge(v *packet.View, dir direction) Reason {
+	h := v.TCPHeader()
+	seq, ack, fin := h.Seq(), h.Ack(), h.Flags()&packet.FIN != 0
+	end := seq + v.TCPLen()
+	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
+	highest := me.end + leastWindow + slack
+	if other.acked {
+		highest = other.ack + other.maxWin + slack
+		if after(me.end, highest) {
+			highest = me.end
+		}
+	}
+	lowest := me.end - max(other.maxWin, leastWindow) - slack
+	// A distance, not two comparisons: between those, half the sequence space away, there would be room for a segment to pass both.
+	if end-lowest > highest-lowest || after(ack, other.end) {
+		return ReasonTCPWindow
+	}
+	if me.acked && after(me.ack-max(me.maxWin, leastWindow)-slack, ack) {
+		return ReasonTCPWindow
+	}
+	if after(end, me.end) {
+		if me.fin {
+			return ReasonTCPWindow
+		}
+		me.end = end
+	}
+	if !me.acked || !after(me.ack, ack) {
+		me.ack, me.acked = ack, true
+		me.maxWin = max(me.maxWin, uint32(h.Window())<<(me.scale&15))
+	}
+	if fin || fl.state != stateEstablished {
+		me.fin = me.fin || fin
+		fl.progress(dir)
+	}
+	return ReasonNone
 }
 
 // synchronize judges segments with SYN.
@@ -162,39 +188,6 @@ func (fl *flow) resetBeforeAnswer(s *packet.TCPSegment, dir direction, now int64
 		return ReasonTCPWindow
 	}
 	return ReasonNone
-}
-
-// fitsWindow tells whether a segment from me lies where other can want it, and acknowledges only what other sent.
-func fitsWindow(me, other *tcpEnd, s *packet.TCPSegment) bool {
-	end, window := s.Seq+s.Len, max(other.maxWin, leastWindow)
-	limit := me.end + leastWindow
-	if other.acked {
-		limit = other.ack + other.maxWin
-	}
-	if after(end, limit+slack) || after(me.end-window-slack, end) {
-		return false
-	}
-	if me.fin && after(end, me.end) {
-		return false
-	}
-	if s.Flags&packet.ACK == 0 || after(s.Ack, other.end) {
-		return false
-	}
-	return !me.acked || !after(me.ack-max(me.maxWin, leastWindow)-slack, s.Ack)
-}
-
-// advance notes a segment that passed.
-func (e *tcpEnd) advance(s *packet.TCPSegment) {
-	if end := s.Seq + s.Len; after(end, e.end) {
-		e.end = end
-	}
-	if s.Flags&packet.FIN != 0 {
-		e.fin = true
-	}
-	if !e.acked || !after(e.ack, s.Ack) {
-		e.ack, e.acked = s.Ack, true
-		e.maxWin = max(e.maxWin, uint32(s.Window)<<e.scale)
-	}
 }
 
 // progress moves the state after a segment that passed.
