@@ -32,7 +32,8 @@ const (
 	stateEstablished              // the opener's acknowledgment of it seen
 	stateClosing                  // one FIN seen, or both but not both acknowledged
 	stateTimeWait                 // both FINs acknowledged
-	stateReset                    // reset in window, but perhaps not accepted: RFC 5961 lets the receiver ask back
+	stateDoubted                  // reset somewhere in the window: its receiver asks back (RFC 5961), or an older one takes it and falls silent
+	stateReset                    // reset where its sender stands, or its receiver, but not surely both: nothing but a reset is to come
 	stateClosed                   // reset exactly where the receiver expects it
 )
 
@@ -46,6 +47,7 @@ var idleTimeout = [...]time.Duration{
 	stateEstablished: 24 * time.Hour,
 	stateClosing:     10 * time.Minute,
 	stateTimeWait:    60 * time.Second,
+	stateDoubted:     10 * time.Second,
 	stateReset:       10 * time.Second,
 	stateClosed:      10 * time.Second,
 }
@@ -105,7 +107,7 @@ func (fl *flow) count(dir direction, size int, now int64) {
 		fl.carried[dir]++
 	}
 	fl.bytes += uint64(size)
-	if fl.state != stateReset && fl.state != stateClosed {
+	if fl.state < stateDoubted {
 		fl.last = now
 	}
 }

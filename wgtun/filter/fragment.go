@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -23,12 +24,12 @@ type fragmentKey struct {
 }
 
 // piece is a range of bytes, to excluded.
-type piece struct{ from, to int }
+type piece struct{ from, to uint16 }
 
 // whole is a packet under way in fragments, from its admitted first one.
 type whole struct {
 	fl     *flow // that it belongs to: another one under the same key is not it
-	peer   *peer
+	peer   *peer // in whose share it is
 	ends   int64 // when it is forgotten
 	pieces []piece
 	got    int
@@ -67,24 +68,32 @@ func (f *Filter) firstFragment(v *packet.View, dir direction, k *key, mayOpen bo
 	if old := t.live(fk, now); old != nil {
 		return old.add(v)
 	}
-	if t.used.Load() >= t.limit {
-		return ReasonFragmentsFull
+	peer := f.rules.Load().whose(k.remote)
+	if peer == nil {
+		return cmp.Or(f.transport(v, dir, k, mayOpen), ReasonFragment)
 	}
-	if reason := f.transport(v, dir, k, mayOpen); reason != ReasonNone {
-		return reason
-	}
-	fl, peer := f.alive(k)
-	if fl == nil {
-		// A reset in fragments, or a Swap in between: nothing more of it is wanted.
-		return ReasonFragment
-	}
+	// Its place first: a fragment that is refused for want of one must not have opened a flow.
 	if !t.take(&peer.frags) {
 		return ReasonFragmentsFull
+	}
+	fl, reason := f.admit(v, dir, k, mayOpen)
+	if fl == nil {
+		t.release(&peer.frags)
+		return reason
 	}
 	w := &whole{fl: fl, peer: peer, ends: now + int64(fragmentLife)}
 	w.add(v)
 	t.wholes[fk] = w
 	return ReasonNone
+}
+
+// admit judges a first fragment like a whole packet, and returns the flow of one that passes.
+func (f *Filter) admit(v *packet.View, dir direction, k *key, mayOpen bool) (*flow, Reason) {
+	if reason := f.transport(v, dir, k, mayOpen); reason != ReasonNone {
+		return nil, reason
+	}
+	// There is none after a reset in fragments, or a Swap in between: nothing more of it is wanted.
+	return f.alive(k), ReasonFragment
 }
 
 // laterFragment passes a fragment that fits an admitted first one whose flow still lives.
@@ -100,7 +109,7 @@ func (f *Filter) laterFragment(v *packet.View, dir direction) Reason {
 		}
 		return ReasonFragment
 	}
-	if fl, _ := f.alive(&w.fl.k); fl != w.fl {
+	if f.alive(&w.fl.k) != w.fl {
 		t.drop(fk, w)
 		return ReasonCut
 	}
@@ -144,7 +153,7 @@ func (t *fragments) sweep(now int64) {
 // would read different packets. An exact repetition is dropped alone.
 func (w *whole) add(v *packet.View) Reason {
 	_, from, to, more := v.Fragment()
-	p := piece{from, to}
+	p := piece{uint16(from), uint16(to)} // packet.View allows no more
 	if w.clash {
 		return ReasonFragmentClash
 	}
@@ -153,7 +162,7 @@ func (w *whole) add(v *packet.View) Reason {
 	}
 	overlaps := slices.ContainsFunc(w.pieces, func(q piece) bool { return p.from < q.to && q.from < p.to })
 	beyond := w.length != 0 && (to > w.length || !more)
-	short := !more && slices.ContainsFunc(w.pieces, func(q piece) bool { return q.to > to })
+	short := !more && slices.ContainsFunc(w.pieces, func(q piece) bool { return q.to > p.to })
 	if overlaps || beyond || short || len(w.pieces) == maxPieces {
 		w.clash = true
 		return ReasonFragmentClash
@@ -168,9 +177,8 @@ func (w *whole) add(v *packet.View) Reason {
 
 func (w *whole) complete() bool { return w.length != 0 && w.got == w.length }
 
-// alive returns the flow under k, and its peer, when it lives under the rules now in force, nil otherwise. Of the flow only what never
-// changes may be read.
-func (f *Filter) alive(k *key) (*flow, *peer) {
+// alive returns the flow under k when it lives under the rules now in force, nil otherwise. Of it only what never changes may be read.
+func (f *Filter) alive(k *key) *flow {
 	h := f.table.hash(k)
 	s := f.table.shard(h)
 	s.mu.Lock()
@@ -179,17 +187,17 @@ func (f *Filter) alive(k *key) (*flow, *peer) {
 	r := f.rules.Load()
 	fl := s.find(h, k)
 	if now >= r.notAfter.Load() || fl == nil {
-		return nil, nil
+		return nil
 	}
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	if fl.idle(now) || fl.state == stateCut || fl.state == stateClosed {
-		return nil, nil
+		return nil
 	}
 	if (fl.epoch != r.epoch || now >= fl.until) && !f.rejudge(s, r, fl, now) {
-		return nil, nil
+		return nil
 	}
-	return fl, fl.peer
+	return fl
 }
 
 func (f *Filter) countFragment(w *whole, v *packet.View, dir direction) {

@@ -74,19 +74,24 @@ func (fl *flow) acknowledge(v *packet.View, dir direction) Reason {
 	seq, ack, fin := h.Seq(), h.Ack(), h.Flags()&packet.FIN != 0
 	end := seq + v.TCPLen()
 	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
-	highest := me.end + leastWindow + slack
+	// Before the other end has acknowledged anything, and this one either, only their SYNs tell.
+	var highest, oldest uint32
 	if other.acked {
 		highest = other.ack + other.maxWin + slack
-		if after(me.end, highest) {
-			highest = me.end
-		}
+	} else {
+		highest = fl.starts[dir&1] + leastWindow + slack
+	}
+	if me.acked {
+		oldest = me.ack - max(me.maxWin, leastWindow) - slack
+	} else {
+		oldest = fl.starts[dir&1^1] + 1
+	}
+	if after(me.end, highest) {
+		highest = me.end
 	}
 	lowest := me.end - max(other.maxWin, leastWindow) - slack
-	// A distance, not two comparisons: between those, half the sequence space away, there would be room for a segment to pass both.
-	if end-lowest > highest-lowest || after(ack, other.end) {
-		return ReasonTCPWindow
-	}
-	if me.acked && after(me.ack-max(me.maxWin, leastWindow)-slack, ack) {
+	// Distances, not comparisons with both ends: half the sequence space away there is what passes two of those.
+	if end-lowest > highest-lowest || other.end-ack > other.end-oldest {
 		return ReasonTCPWindow
 	}
 	if after(end, me.end) {
@@ -147,7 +152,8 @@ func (fl *flow) answerWithoutSYN(s *packet.TCPSegment, dir direction) Reason {
 	return ReasonNone
 }
 
-// reset judges a reset: it must be in the window of its receiver, or a stranger to the connection could end it.
+// reset judges a reset: it must be in the window of its receiver to pass, and just where the connection stands to end it, or a stranger to
+// the connection could do so by guessing.
 func (fl *flow) reset(v *packet.View, s *packet.TCPSegment, dir direction, now int64) Reason {
 	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
 	if !v.IsFragment() && !v.TransportChecksumOK() {
@@ -163,12 +169,15 @@ func (fl *flow) reset(v *packet.View, s *packet.TCPSegment, dir direction, now i
 	switch {
 	case s.Seq == expected && expected == me.end:
 		fl.state, fl.last = stateClosed, now
-	case other.acked && s.Seq-expected <= other.maxWin:
-		// The receiver may want it repeated exactly (RFC 5961 section 3): leave both ends the time to do so.
-		if fl.state == stateReset {
-			return ReasonNone
+	case s.Seq == expected || other.acked && s.Seq == me.end:
+		if fl.state != stateReset {
+			fl.state, fl.last = stateReset, now
 		}
-		fl.state, fl.last = stateReset, now
+	case other.acked && s.Seq-expected <= other.maxWin:
+		// Anybody who can write the sender's address may have guessed so much: only silence makes it true.
+		if fl.state < stateTimeWait {
+			fl.state, fl.last = stateDoubted, now
+		}
 	default:
 		return ReasonTCPWindow
 	}
@@ -190,13 +199,13 @@ func (fl *flow) resetBeforeAnswer(s *packet.TCPSegment, dir direction, now int64
 	return ReasonNone
 }
 
-// progress moves the state after a segment that passed.
+// progress moves the state after a segment that passed. One with ACK shows that a reset in doubt was none.
 func (fl *flow) progress(dir direction) {
 	if fl.state == stateReset || fl.state == stateTimeWait {
 		return
 	}
 	a, b := &fl.ends[0], &fl.ends[1]
-	if fl.state == stateSynReceived && dir == fl.dir {
+	if fl.state == stateSynReceived && dir == fl.dir || fl.state == stateDoubted {
 		fl.state = stateEstablished
 	}
 	if a.fin || b.fin {
