@@ -3,6 +3,8 @@ package filter
 import (
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"picket.internal/wgtun/packet"
 )
@@ -60,6 +62,48 @@ func TestPassedPacketsAreCountedOnce(t *testing.T) {
 			t.Errorf("%d and %d passed, want %d and %d", st.EgressPassed, st.IngressPassed, out, in)
 		}
 		f.Swap(p)
+	}
+}
+
+// A packet may find a flow, wait for its lock, and get it when the flow has left the table: it must be judged by what is there now.
+func TestFlowThatLeftTheTableFollowsNothing(t *testing.T) {
+	for name, leave := range map[string]func(f *Filter, c *conn){
+		"replaced": func(f *Filter, c *conn) {
+			passes(t, "reset", c.recv(fRST, 0))
+			passes(t, "SYN", f.Egress(seg{from: c.local, to: c.remote, seq: c.snd, flags: fSYN}.bytes()))
+		},
+		"cut": func(f *Filter, _ *conn) { f.Swap(policyOf()) },
+		"cut and opened again": func(f *Filter, c *conn) {
+			f.Swap(policyOf())
+			f.Swap(policyOf(outRule(tcpPort(80))))
+			passes(t, "SYN", f.Egress(seg{from: c.local, to: c.remote, seq: c.snd, flags: fSYN}.bytes()))
+		},
+		"forgotten": func(f *Filter, c *conn) {
+			time.Sleep(48 * time.Hour)
+			for range numShards / sweepShards {
+				f.Sweep()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFilter(t, outRule(tcpPort(80)))
+				c := dial(t, f, at(self4, 40000), at(alice4, 80), true)
+				next := c.outward(fACK, 1).bytes()
+				var v packet.View
+				v.Parse(next)
+				var k key
+				k.set(&v, egress)
+				h := f.table.hash(&k)
+				fl := f.table.shard(h).find(h, &k)
+				leave(f, c)
+				// As if it had been used and judged a moment before.
+				fl.last, fl.until, fl.epoch = f.clock.read(), never, f.rules.Load().epoch
+				if reason, known := f.follow(fl, &v, egress); known {
+					t.Errorf("followed: %q", reason)
+				}
+			})
+		})
 	}
 }
 
