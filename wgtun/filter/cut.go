@@ -74,10 +74,13 @@ func (f *Filter) Swap(p *Policy) []Cut {
 	// The pointer first, each shard's lock after: see the package comment.
 	f.rules.Store(r)
 	var cuts [numShards][]Cut
+	like := 0 // flows are spread evenly: as many go from one shard as from another
 	for i := range f.table.shards {
 		s := &f.table.shards[i]
 		s.mu.Lock()
+		s.cuts = slices.Grow(s.cuts, like+like/8)
 		f.rejudgeShard(s, r, lease, now)
+		like = len(s.cuts)
 		cuts[i], s.cuts = s.cuts, nil
 		s.mu.Unlock()
 	}
