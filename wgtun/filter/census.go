@@ -66,8 +66,8 @@ func (f *Filter) Census(limit int) Census {
 func (s *shard) live(out []tallied, now int64) []tallied {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, at := range s.slots {
-		if fl := at.fl; fl != nil && fl.standing(now) && !fl.ended() {
+	for fl := range s.locked {
+		if fl.standing(now) && !fl.ended() {
 			out = append(out, tallied{fl.k.question(fl.dir), fl.peer})
 		}
 	}

@@ -28,28 +28,28 @@ func (f *Filter) cut(s *shard, r *ruling, fl *flow, cause string, now int64) {
 		s.cuts = append(s.cuts, Cut{Flow: f.describe(fl), Generation: r.generation, Cause: cause, Reset: fl.localReset()})
 	}
 	f.release(fl)
-	fl.state, fl.last, fl.until, fl.epoch, fl.replied = stateCut, now, never, r.epoch, false
-	// What rules it came from is history; keeping it would keep the whole ruleset.
-	fl.rule = nil
+	s.retire(fl, stateCut)
+	fl.last, fl.until, fl.epoch = now, never, r.epoch
 	f.table.tombs.Add(1)
 }
 
 // release gives back a flow's share; a tombstone holds none but its own count.
 func (f *Filter) release(fl *flow) {
-	switch fl.state {
-	case stateForgotten:
-	case stateCut:
+	if fl.state == stateCut {
 		f.table.tombs.Add(-1)
-	default:
+	} else {
 		f.table.release(&fl.peer.flows)
 	}
 }
 
-// forget takes a flow, already released, out of the table.
-func (f *Filter) forget(s *shard, old *flow) {
-	if old != nil {
-		s.filter(func(fl *flow) bool { return fl != old })
+// retire ends a flow, whose share was given back, as a tombstone or forgotten.
+func (s *shard) retire(fl *flow, end state) {
+	if fl.origin != nil {
+		s.passed[egress] += fl.passed(egress)
+		s.passed[ingress] += fl.passed(ingress)
 	}
+	// What rules it came from is history; keeping it would keep the whole ruleset.
+	fl.state, fl.replied, fl.origin = end, false, nil
 }
 
 func (fl *flow) localEnd() netip.AddrPort {
@@ -74,10 +74,13 @@ func (f *Filter) Swap(p *Policy) []Cut {
 	// The pointer first, each shard's lock after: see the package comment.
 	f.rules.Store(r)
 	var cuts [numShards][]Cut
+	like := 0 // flows are spread evenly: as many go from one shard as from another
 	for i := range f.table.shards {
 		s := &f.table.shards[i]
 		s.mu.Lock()
+		s.cuts = slices.Grow(s.cuts, like+like/8)
 		f.rejudgeShard(s, r, lease, now)
+		like = len(s.cuts)
 		cuts[i], s.cuts = s.cuts, nil
 		s.mu.Unlock()
 	}
@@ -87,9 +90,8 @@ func (f *Filter) Swap(p *Policy) []Cut {
 
 func (f *Filter) rejudgeShard(s *shard, r *ruling, lease bool, now int64) {
 	s.until = never
-	for _, at := range s.slots {
-		fl := at.fl
-		if fl == nil || !fl.standing(now) {
+	for fl := range s.locked {
+		if !fl.standing(now) {
 			continue
 		}
 		if lease {

@@ -74,14 +74,19 @@ func TestExtendKeepsFlows(t *testing.T) {
 func TestLeaseWithoutSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := policyOf(outRule(udpPort(53)))
-		p.NotAfter = time.Now().Add(time.Minute)
-		f := New()
-		f.Swap(p)
-		time.Sleep(time.Minute)
-		for range ticksPerRead {
-			f.Egress(udp(at(self4, 5000), at(alice4, 53), 1))
+		for name, before := range map[string]int{"a new flow": 0, "a known flow": 1} {
+			f := New()
+			p.NotAfter = time.Now().Add(10 * time.Second)
+			f.Swap(p)
+			for range before {
+				passes(t, name, f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)))
+			}
+			time.Sleep(10 * time.Second)
+			for range ticksPerRead {
+				f.Egress(udp(at(self4, 5000), at(alice4, 53), 1))
+			}
+			refused(t, name+", after some packets", f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)), ReasonLease)
 		}
-		refused(t, "a packet after some", f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)), ReasonLease)
 	})
 }
 
@@ -246,8 +251,8 @@ func TestSweepForgetsTombstones(t *testing.T) {
 			t.Errorf("%d tombstones after 65 s", n)
 		}
 		for i := range f.table.shards {
-			if s := &f.table.shards[i]; s.n != 0 || len(s.slots) != minSlots {
-				t.Fatalf("shard %d keeps %d flows in %d slots", i, s.n, len(s.slots))
+			if s := &f.table.shards[i]; s.n != 0 || len(s.slots.Load().at) != minSlots {
+				t.Fatalf("shard %d keeps %d flows in %d slots", i, s.n, len(s.slots.Load().at))
 			}
 		}
 	})

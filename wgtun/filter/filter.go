@@ -3,21 +3,22 @@
 // What happens to a packet, in order, all of it on the caller's goroutine:
 //
 //	parse      packet.View refuses what cannot be read in one way only
-//	find       the flow table, under the lock of one of its shards
-//	follow     a known flow: rules still those that admitted it, deadline, TCP state and window (flow.go, tcp.go)
-//	judge      an unknown one: addresses, then rules, then room in the table; still under the shard's lock (judge.go)
+//	find       the flow table, without a lock (table.go)
+//	follow     a known flow, under its own lock: rules still those that admitted it, deadline, TCP state and window (flow.go, tcp.go)
+//	judge      an unknown one: addresses, then rules, then room in the table; under the lock of a shard of the table (judge.go)
 //	fragments  a first fragment is remembered once it passed, a later one is held against it (fragment.go)
 //
-// Only a packet that passes writes state. The rules in force are one atomic pointer, which is read again under the shard's lock: Swap
-// stores the new pointer first and takes each shard's lock after, so a flow admitted under old rules is always there for Swap to
-// re-judge, and none is followed under rules that no longer hold.
+// Only a packet that passes writes state. The rules in force are one atomic pointer. A packet reads it under the lock of its flow, or of
+// its shard when it opens one; Swap stores the new pointer first and takes each shard's lock after, and in it each flow's. So a flow
+// admitted under old rules is always there for Swap to re-judge. And a packet that read the old rules was there before Swap came to its
+// flow: once Swap has returned, none is followed under rules that no longer hold. What changes more than a flow itself (it is judged
+// again, cut, replaced or forgotten) takes the shard's lock before the flow's; a flow that left the table says so to who found it before.
 //
 // Flows end idle after: TCP opening 30 s, half open 60 s, established 24 h, one side closed 10 min, both closed 60 s, reset 10 s;
 // UDP, ICMP echo and other protocols 30 s without and 180 s with an answer. A cut flow's tombstone stays 60 s.
 package filter
 
 import (
-	"cmp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -103,37 +104,36 @@ func (f *Filter) judge(pkt []byte, dir direction) Result {
 
 // route hands the packet to what knows its kind.
 func (f *Filter) route(v *packet.View, dir direction) Reason {
+	var k key
 	switch {
 	case v.IsLaterFragment():
 		return f.laterFragment(v, dir)
 	case v.IsICMP():
-		kind, _, _ := v.ICMP()
-		if kind == packet.ICMPError {
-			return f.icmpError(v, dir)
-		}
-		if kind == packet.ICMPOther {
-			return cmp.Or(classReason(v), ReasonICMPType)
-		}
+		return f.icmp(v, dir)
+	case v.IsFragment():
+		k.setEnds(v, dir)
+		return f.firstFragment(v, dir, &k, true)
 	}
-	var k key
-	mayOpen := k.set(v, dir)
-	if v.IsFragment() {
-		return f.firstFragment(v, dir, &k, mayOpen)
-	}
-	return f.transport(v, dir, &k, mayOpen)
+	k.setEnds(v, dir)
+	return f.transport(v, dir, &k, true)
 }
 
 // transport judges a packet with its flow's key; mayOpen tells whether this packet could open a flow at all.
 func (f *Filter) transport(v *packet.View, dir direction, k *key, mayOpen bool) Reason {
 	h := f.table.hash(k)
 	s := f.table.shard(h)
-	s.mu.Lock()
-	reason := f.transportLocked(s, v, dir, k, h, mayOpen)
-	s.mu.Unlock()
-	return reason
+	if fl := s.find(h, k); fl != nil {
+		if reason, known := f.follow(fl, v, dir); known {
+			return reason
+		}
+	}
+	return f.transportLocking(s, v, dir, k, h, mayOpen)
 }
 
-func (f *Filter) transportLocked(s *shard, v *packet.View, dir direction, k *key, h uint64, mayOpen bool) Reason {
+// transportLocking judges a packet of no flow, or of one that only the holder of its shard's lock may change as it must be.
+func (f *Filter) transportLocking(s *shard, v *packet.View, dir direction, k *key, h uint64, mayOpen bool) Reason {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	now := f.clock.tick(&s.ticks)
 	r := f.rules.Load()
 	if now >= r.notAfter.Load() {
@@ -141,26 +141,19 @@ func (f *Filter) transportLocked(s *shard, v *packet.View, dir direction, k *key
 	}
 	fl := s.find(h, k)
 	if fl != nil {
-		if reason, known := f.follow(s, r, fl, v, dir, now); known {
-			return s.counted(fl, v, dir, now, reason)
+		// Until it is replaced, or a packet could be counted in a flow that has left the table.
+		fl.mu.Lock()
+		defer fl.mu.Unlock()
+		if reason, known := f.followLocked(s, r, fl, v, dir, now); known {
+			return reason
 		}
 	}
-	fl, reason := f.open(s, r, &opening{v: v, dir: dir, k: k, h: h, mayOpen: mayOpen, old: fl}, now)
-	return s.counted(fl, v, dir, now, reason)
-}
-
-// counted notes a packet that passes in its flow and its shard.
-func (s *shard) counted(fl *flow, v *packet.View, dir direction, now int64, reason Reason) Reason {
-	if reason == ReasonNone {
-		fl.count(v, now)
-		s.passed[dir]++
-	}
-	return reason
+	return f.open(s, r, &opening{v: v, dir: dir, k: k, h: h, mayOpen: mayOpen, old: fl}, now)
 }
 
 // clock is time in nanoseconds since base: monotonic, and going on while the host sleeps, which Go's own does not on Linux; else a
 // machine that was put to sleep would keep each lease and deadline for so long after it woke. Reading the true time costs as much as all
-// the rest of a known flow's verdict, so packets read a value that Sweep, Swap and every 32nd packet of each shard bring up to date.
+// the rest of a known flow's verdict, so packets read a value that Sweep, Swap and every 32nd packet of each flow and shard bring up to date.
 type clock struct {
 	base      time.Time
 	suspended func() time.Duration // since some start; tests put theirs

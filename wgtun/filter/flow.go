@@ -2,6 +2,7 @@ package filter
 
 import (
 	"net/netip"
+	"sync"
 	"time"
 
 	"picket.internal/acl"
@@ -31,7 +32,8 @@ const (
 	stateEstablished              // the opener's acknowledgment of it seen
 	stateClosing                  // one FIN seen, or both but not both acknowledged
 	stateTimeWait                 // both FINs acknowledged
-	stateReset                    // reset in window, but perhaps not accepted: RFC 5961 lets the receiver ask back
+	stateDoubted                  // reset somewhere in the window: its receiver asks back (RFC 5961), or an older one takes it and falls silent
+	stateReset                    // reset where its sender stands, or its receiver, but not surely both: nothing but a reset is to come
 	stateClosed                   // reset exactly where the receiver expects it
 )
 
@@ -45,34 +47,41 @@ var idleTimeout = [...]time.Duration{
 	stateEstablished: 24 * time.Hour,
 	stateClosing:     10 * time.Minute,
 	stateTimeWait:    60 * time.Second,
+	stateDoubted:     10 * time.Second,
 	stateReset:       10 * time.Second,
 	stateClosed:      10 * time.Second,
 }
 
 const repliedTimeout = 180 * time.Second // datagrams that were answered
 
-// flow is one entry of the flow table; it belongs to who holds its shard's lock, but for k, peer, dir and opened, which never change.
+// flow is one entry of the flow table: two cache lines, which are all that a packet of it writes. It belongs to who holds mu, but for k,
+// which never changes. Whoever holds a shard's lock as well took that first.
 type flow struct {
-	// What each packet touches fills the first two cache lines.
+	mu         sync.Mutex
+	last       int64 // when a packet last passed, or when it was reset or cut
+	until      int64 // when to judge it again; never when no rule's deadline bears on it
+	epoch      uint32
+	state      state
+	dir        direction // of the packet that opened it
+	replied    bool      // datagrams: something came back
+	challenged bool      // origin.challenge is there
+	// The key lies across both lines: comparing it, before the lock is taken, fetches them at once.
 	k       key
-	last    int64 // when a packet last passed, or when it was reset or cut
-	until   int64 // when to judge it again; never when no rule's deadline bears on it
-	epoch   uint64
-	packets uint64
-	bytes   uint64
-	state   state
-	dir     direction // of the packet that opened it
-	replied bool      // datagrams: something came back
 	ends    [2]tcpEnd // by direction in which the end sends: egress is the local end
+	packets [2]uint32 // by direction; what goes beyond is carried over to the origin
+	bytes   uint64
+	*origin // nil in tombstones
+}
 
-	peer   *peer
-	rule   *acl.Rule
-	opened int64
+// origin is what only few packets of a flow need.
+type origin struct {
+	peer    *peer
+	rule    *acl.Rule
+	opened  int64
+	carried [2]uint32 // upper halves of packets
+	starts  [2]uint32 // TCP: the sequence numbers of the SYNs
 	// challenge is the acknowledgment of a bare ACK that answered the opener's SYN: see followTCP.
-	challenge  uint32
-	challenged bool
-
-	_ [32]byte // to whole cache lines, so that the allocator aligns them
+	challenge uint32
 }
 
 func (fl *flow) idle(now int64) bool {
@@ -89,18 +98,45 @@ func (fl *flow) standing(now int64) bool { return fl.state != stateCut && !fl.id
 // ended tells whether both ends know that the flow is over.
 func (fl *flow) ended() bool { return fl.state == stateTimeWait || fl.state == stateClosed }
 
-// count notes a packet that passed.
-func (fl *flow) count(v *packet.View, now int64) {
-	fl.packets++
-	fl.bytes += uint64(v.Len())
-	if fl.state != stateReset && fl.state != stateClosed {
+// connected tells whether both SYNs of a TCP connection were seen, and no reset that ended it.
+func (fl *flow) connected() bool { return fl.state > stateSynSent && fl.state != stateClosed }
+
+// count notes a packet of so many bytes that passed.
+func (fl *flow) count(dir direction, size int, now int64) {
+	if fl.packets[dir]++; fl.packets[dir] == 0 {
+		fl.carried[dir]++
+	}
+	fl.bytes += uint64(size)
+	if fl.state < stateDoubted {
 		fl.last = now
 	}
 }
 
-// follow judges a packet of a flow in the table. known is false when the packet must be judged like one of no flow: the flow is over,
-// and this packet may open it anew. In that case the flow is left as it is until something replaces it.
-func (f *Filter) follow(s *shard, r *ruling, fl *flow, v *packet.View, dir direction, now int64) (reason Reason, known bool) {
+// passed is how many packets passed in a direction.
+func (fl *flow) passed(dir direction) uint64 {
+	return uint64(fl.carried[dir])<<32 | uint64(fl.packets[dir])
+}
+
+// follow judges a packet of a flow found in the table without its shard's lock, and so holds up nothing but that flow. known is false when
+// it takes that lock to tell: see followLocked.
+func (f *Filter) follow(fl *flow, v *packet.View, dir direction) (reason Reason, known bool) {
+	fl.mu.Lock()
+	now := f.clock.coarse.Load()
+	if fl.packets[dir]%ticksPerRead == ticksPerRead-1 {
+		now = f.clock.read()
+	}
+	// Under the flow's lock: see the package comment.
+	r := f.rules.Load()
+	if fl.epoch == r.epoch && fl.state > stateCut && now < fl.until && now < r.notAfter.Load() && !fl.idle(now) {
+		reason, known = fl.judge(v, dir, now)
+	}
+	fl.mu.Unlock()
+	return reason, known
+}
+
+// followLocked judges a packet of a flow whose lock and shard's lock the caller holds. known is false when the packet must be judged like
+// one of no flow: the flow is over, and this packet may open it anew. In that case the flow is left as it is until something replaces it.
+func (f *Filter) followLocked(s *shard, r *ruling, fl *flow, v *packet.View, dir direction, now int64) (reason Reason, known bool) {
 	if fl.idle(now) {
 		return ReasonNone, false
 	}
@@ -112,13 +148,24 @@ func (f *Filter) follow(s *shard, r *ruling, fl *flow, v *packet.View, dir direc
 			return ReasonCut, true
 		}
 	}
-	if fl.k.proto() == packet.ProtoTCP {
-		return fl.followTCP(v, dir, now)
+	return fl.judge(v, dir, now)
+}
+
+// judge holds a packet against the state of its flow, which lives, and counts it when it passes.
+func (fl *flow) judge(v *packet.View, dir direction, now int64) (reason Reason, known bool) {
+	switch {
+	case fl.k.proto() != packet.ProtoTCP:
+		fl.replied = fl.replied || dir != fl.dir
+		known = true
+	case fl.connected() && v.TCPHeader().Flags()&(packet.ACK|packet.SYN|packet.RST) == packet.ACK:
+		reason, known = fl.acknowledge(v, dir), true
+	default:
+		reason, known = fl.followTCP(v, dir, now)
 	}
-	if dir != fl.dir {
-		fl.replied = true
+	if known && reason == ReasonNone {
+		fl.count(dir, v.Len(), now)
 	}
-	return ReasonNone, true
+	return reason, known
 }
 
 // mayReopen tells whether a packet of a cut flow can be one that opens it again, rather than the other end's retransmission, which
@@ -148,7 +195,7 @@ func (f *Filter) describe(fl *flow) Flow {
 	remote := netip.AddrPortFrom(fl.k.remote.Netip(), fl.k.remotePort())
 	d := Flow{
 		Src: local, Dst: remote, Proto: acl.Proto(fl.k.proto()), Out: fl.dir == egress, Rule: fl.rule.Ref,
-		Opened: f.clock.time(fl.opened), LastSeen: f.clock.time(fl.last), Packets: fl.packets, Bytes: fl.bytes,
+		Opened: f.clock.time(fl.opened), LastSeen: f.clock.time(fl.last), Packets: fl.passed(egress) + fl.passed(ingress), Bytes: fl.bytes,
 	}
 	if !d.Out {
 		d.Src, d.Dst = remote, local
@@ -166,8 +213,8 @@ func (f *Filter) Flows() []Flow {
 	for i := range f.table.shards {
 		s := &f.table.shards[i]
 		s.mu.Lock()
-		for _, at := range s.slots {
-			if fl := at.fl; fl != nil && fl.standing(now) && !fl.ended() {
+		for fl := range s.locked {
+			if fl.standing(now) && !fl.ended() {
 				out = append(out, f.describe(fl))
 			}
 		}

@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -23,11 +24,12 @@ type fragmentKey struct {
 }
 
 // piece is a range of bytes, to excluded.
-type piece struct{ from, to int }
+type piece struct{ from, to uint16 }
 
 // whole is a packet under way in fragments, from its admitted first one.
 type whole struct {
 	fl     *flow // that it belongs to: another one under the same key is not it
+	peer   *peer // in whose share it is
 	ends   int64 // when it is forgotten
 	pieces []piece
 	got    int
@@ -66,24 +68,32 @@ func (f *Filter) firstFragment(v *packet.View, dir direction, k *key, mayOpen bo
 	if old := t.live(fk, now); old != nil {
 		return old.add(v)
 	}
-	if t.used.Load() >= t.limit {
+	peer := f.rules.Load().whose(k.remote)
+	if peer == nil {
+		return cmp.Or(f.transport(v, dir, k, mayOpen), ReasonFragment)
+	}
+	// Its place first: a fragment that is refused for want of one must not have opened a flow.
+	if !t.take(&peer.frags) {
 		return ReasonFragmentsFull
 	}
-	if reason := f.transport(v, dir, k, mayOpen); reason != ReasonNone {
+	fl, reason := f.admit(v, dir, k, mayOpen)
+	if fl == nil {
+		t.release(&peer.frags)
 		return reason
 	}
-	fl := f.alive(k)
-	if fl == nil {
-		// A reset in fragments, or a Swap in between: nothing more of it is wanted.
-		return ReasonFragment
-	}
-	if !t.take(&fl.peer.frags) {
-		return ReasonFragmentsFull
-	}
-	w := &whole{fl: fl, ends: now + int64(fragmentLife)}
+	w := &whole{fl: fl, peer: peer, ends: now + int64(fragmentLife)}
 	w.add(v)
 	t.wholes[fk] = w
 	return ReasonNone
+}
+
+// admit judges a first fragment like a whole packet, and returns the flow of one that passes.
+func (f *Filter) admit(v *packet.View, dir direction, k *key, mayOpen bool) (*flow, Reason) {
+	if reason := f.transport(v, dir, k, mayOpen); reason != ReasonNone {
+		return nil, reason
+	}
+	// There is none after a reset in fragments, or a Swap in between: nothing more of it is wanted.
+	return f.alive(k), ReasonFragment
 }
 
 // laterFragment passes a fragment that fits an admitted first one whose flow still lives.
@@ -124,7 +134,7 @@ func (t *fragments) live(fk fragmentKey, now int64) *whole {
 }
 
 func (t *fragments) drop(fk fragmentKey, w *whole) {
-	t.release(&w.fl.peer.frags)
+	t.release(&w.peer.frags)
 	delete(t.wholes, fk)
 }
 
@@ -143,7 +153,7 @@ func (t *fragments) sweep(now int64) {
 // would read different packets. An exact repetition is dropped alone.
 func (w *whole) add(v *packet.View) Reason {
 	_, from, to, more := v.Fragment()
-	p := piece{from, to}
+	p := piece{uint16(from), uint16(to)} // packet.View allows no more
 	if w.clash {
 		return ReasonFragmentClash
 	}
@@ -152,7 +162,7 @@ func (w *whole) add(v *packet.View) Reason {
 	}
 	overlaps := slices.ContainsFunc(w.pieces, func(q piece) bool { return p.from < q.to && q.from < p.to })
 	beyond := w.length != 0 && (to > w.length || !more)
-	short := !more && slices.ContainsFunc(w.pieces, func(q piece) bool { return q.to > to })
+	short := !more && slices.ContainsFunc(w.pieces, func(q piece) bool { return q.to > p.to })
 	if overlaps || beyond || short || len(w.pieces) == maxPieces {
 		w.clash = true
 		return ReasonFragmentClash
@@ -176,7 +186,12 @@ func (f *Filter) alive(k *key) *flow {
 	now := f.clock.tick(&s.ticks)
 	r := f.rules.Load()
 	fl := s.find(h, k)
-	if now >= r.notAfter.Load() || fl == nil || fl.idle(now) || fl.state == stateCut || fl.state == stateClosed {
+	if now >= r.notAfter.Load() || fl == nil {
+		return nil
+	}
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.idle(now) || fl.state == stateCut || fl.state == stateClosed {
 		return nil
 	}
 	if (fl.epoch != r.epoch || now >= fl.until) && !f.rejudge(s, r, fl, now) {
@@ -186,12 +201,10 @@ func (f *Filter) alive(k *key) *flow {
 }
 
 func (f *Filter) countFragment(w *whole, v *packet.View, dir direction) {
-	h := f.table.hash(&w.fl.k)
-	s := f.table.shard(h)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.passed[dir]++
-	if w.fl.state != stateCut {
-		w.fl.count(v, f.clock.coarse.Load())
+	fl := w.fl
+	fl.mu.Lock()
+	if fl.origin != nil {
+		fl.count(dir, v.Len(), f.clock.coarse.Load())
 	}
+	fl.mu.Unlock()
 }

@@ -3,6 +3,7 @@ package filter
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -245,5 +246,86 @@ func TestFragmentFloodOfOnePeerLeavesRoomForOthers(t *testing.T) {
 	passes(t, "bob's last", f.Ingress(d.piece(1000, 3008)))
 	if n := f.Stats().Fragmented; n != flood {
 		t.Errorf("%d packets under way, want %d", n, flood)
+	}
+}
+
+// Fragments of one packet in every order: the first opens the way, what came before it is lost, what comes after passes.
+func TestEveryOrderOfFragments(t *testing.T) {
+	families(t, func(t *testing.T, self, alice netip.Addr) {
+		d := newDatagram(alice, self, 77, 2000)
+		cuts := []int{0, 504, 1000, 1504, len(d.payload)}
+		for order := range permutations(4) {
+			f := newFilter(t, inRule(udpPort(53)))
+			firstSeen := false
+			for _, i := range order {
+				firstSeen = firstSeen || i == 0
+				got := f.Ingress(d.piece(cuts[i], cuts[i+1]))
+				if (got.Verdict == Pass) != firstSeen {
+					t.Errorf("order %v, piece %d: %v", order, i, got)
+				}
+			}
+			if n, whole := f.Stats().Fragmented, order[0] == 0; (n == 0) != whole {
+				t.Errorf("order %v: %d packets under way", order, n)
+			}
+		}
+	})
+}
+
+// permutations yields the orders of n things.
+func permutations(n int) func(func([]int) bool) {
+	return func(yield func([]int) bool) {
+		var place func(done []int) bool
+		place = func(done []int) bool {
+			if len(done) == n {
+				return yield(done)
+			}
+			for i := range n {
+				if !slices.Contains(done, i) && !place(append(slices.Clone(done), i)) {
+					return false
+				}
+			}
+			return true
+		}
+		place(nil)
+	}
+}
+
+// First fragments of every protocol and size: none passes, and opens the way for others, but by a rule and with all that tells its flow.
+func TestFragmentsOfEveryProtocol(t *testing.T) {
+	f := newFilter(t, inRule(udpPort(53), tcpPort(80)))
+	id := uint16(0)
+	for proto := range 256 {
+		for size := 8; size <= 64; size += 8 {
+			id++
+			b := make([]byte, 64)
+			b[1], b[3], b[4], b[12], b[13] = 7, 53, 0xff, 0x50, fACK // a datagram that is allowed, or a segment of no connection
+			got := f.Ingress(piece4(alice4, self4, uint8(proto), id, 0, true, b[:size]))
+			if want := proto == packet.ProtoUDP; (got.Verdict == Pass) != want {
+				t.Errorf("protocol %d, %d bytes: %v", proto, size, got)
+			}
+			later := f.Ingress(piece4(alice4, self4, uint8(proto), id, size, false, b[:size]))
+			if later.Verdict != got.Verdict {
+				t.Errorf("protocol %d, %d bytes: first %v, later one %v", proto, size, got, later)
+			}
+		}
+	}
+}
+
+// A first fragment that finds no place must leave nothing: neither a flow nor a packet that counts as passed.
+func TestFirstFragmentWithoutAPlaceOpensNothing(t *testing.T) {
+	f := NewWithLimits(Limits{Flows: 1000, Fragments: 20})
+	f.Swap(policyOf(inRule(udpPort(53))))
+	passed := 0
+	for i := range uint16(100) {
+		d := newDatagram(alice4, self4, i, 1000)
+		d.from = at(alice4, 1000+i)
+		whole := udp(d.from, d.to, 1000)
+		d.payload = whole[20:]
+		if f.Ingress(d.piece(0, 504)).Verdict == Pass {
+			passed++
+		}
+	}
+	if st := f.Stats(); passed == 100 || st.Flows != passed || st.IngressPassed != uint64(passed) || st.Fragmented != passed {
+		t.Errorf("%d fragments passed: %+v", passed, st)
 	}
 }

@@ -1,9 +1,29 @@
 package filter
 
 import (
+	"cmp"
+
 	"picket.internal/acl"
 	"picket.internal/wgtun/packet"
 )
+
+// icmp judges an ICMP message, or the first fragment of one.
+func (f *Filter) icmp(v *packet.View, dir direction) Reason {
+	kind, _, _ := v.ICMP()
+	switch kind {
+	case packet.ICMPError:
+		return f.icmpError(v, dir)
+	case packet.ICMPOther:
+		return cmp.Or(classReason(v), ReasonICMPType)
+	}
+	var k key
+	k.set(v, dir)
+	mayOpen := kind == packet.ICMPEchoRequest
+	if v.IsFragment() {
+		return f.firstFragment(v, dir, &k, mayOpen)
+	}
+	return f.transport(v, dir, &k, mayOpen)
+}
 
 // icmpError judges an ICMP error. It passes only when it quotes a packet that its receiver sent within a live flow, and comes from the
 // peer of that flow. It keeps no flow alive.
@@ -32,7 +52,12 @@ func (f *Filter) icmpError(v *packet.View, dir direction) Reason {
 		return r.lapsed()
 	}
 	fl := s.find(h, &k)
-	if fl == nil || fl.idle(now) || fl.state == stateCut || fl.ended() || !fl.sent(&q, dir^1) || !r.mayComplain(fl, v, dir) {
+	if fl == nil {
+		return ReasonICMPQuote
+	}
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.idle(now) || fl.state == stateCut || fl.ended() || !fl.sent(&q, dir^1) || !r.mayComplain(fl, v, dir) {
 		return ReasonICMPQuote
 	}
 	if (fl.epoch != r.epoch || now >= fl.until) && !f.rejudge(s, r, fl, now) {

@@ -10,7 +10,7 @@ import (
 
 // ruling is a policy made ready: what the filter's atomic pointer points to.
 type ruling struct {
-	epoch      uint64
+	epoch      uint32 // may wrap around: no flow is further behind than by one Swap
 	generation uint64
 	set        bool // there are rules: not so in a new filter
 	sets       []*ruleset
@@ -145,13 +145,13 @@ type opening struct {
 }
 
 // open judges a packet of no live flow and, when it may, makes the flow it opens. The caller holds the shard's lock: between the verdict and
-// the insertion no Swap can pass this shard.
-func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) (*flow, Reason) {
+// the insertion no Swap can pass this shard. It holds that of the old flow, too, if there is one.
+func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) Reason {
 	if reason := classReason(o.v); reason != ReasonNone {
-		return nil, reason
+		return reason
 	}
 	if reason := o.cannotOpen(); reason != ReasonNone {
-		return nil, reason
+		return reason
 	}
 	q := o.k.question(o.dir)
 	j := r.judge(q, now)
@@ -159,30 +159,43 @@ func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) (*flow, Reason
 		if j.reason == ReasonNoRule && o.dir == ingress && len(r.sets) == 1 {
 			j.peer.note(q, r.generation, now)
 		}
-		return nil, j.reason
+		return j.reason
 	}
-	if o.old != nil {
-		f.release(o.old)
-	}
-	if !f.table.take(&j.peer.flows) {
-		f.forget(s, o.old)
-		return nil, ReasonFlowsFull
+	if !f.exchange(s, o.old, j.peer) {
+		return ReasonFlowsFull
 	}
 	fl := &flow{
-		k: *o.k, dir: o.dir, state: stateDatagram, epoch: r.epoch, opened: now, last: now,
-		peer: j.peer, rule: j.rule, until: j.until,
+		k: *o.k, dir: o.dir, state: stateDatagram, epoch: r.epoch, last: now, until: j.until,
+		origin: &origin{peer: j.peer, rule: j.rule, opened: now},
 	}
 	if o.k.proto() == packet.ProtoTCP {
 		fl.state = stateSynSent
-		s := o.v.TCP()
-		fl.ends[o.dir].openTCP(o.v, &s)
+		seg := o.v.TCP()
+		fl.openTCP(o.v, &seg, o.dir)
 	}
+	fl.count(o.dir, o.v.Len(), now)
 	if o.old != nil {
 		s.replace(o.h, o.old, fl)
 	} else {
 		s.insert(o.h, fl)
 	}
-	return fl, ReasonNone
+	return ReasonNone
+}
+
+// exchange takes a place in the table for a flow of p, in exchange for that of the old flow if there is one.
+func (f *Filter) exchange(s *shard, old *flow, p *peer) bool {
+	if old != nil && old.state != stateCut && old.peer == p {
+		s.retire(old, stateForgotten)
+		return true
+	}
+	if !f.table.take(&p.flows) {
+		return false
+	}
+	if old != nil {
+		f.release(old)
+		s.retire(old, stateForgotten)
+	}
+	return true
 }
 
 // cannotOpen refuses packets that open nothing whatever the rules.

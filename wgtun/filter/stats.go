@@ -9,7 +9,7 @@ type Stats struct {
 	FlowTableFull               uint64            // packets refused because the table, or the peer's share of it, was full
 }
 
-// Stats returns a snapshot.
+// Stats returns a snapshot. It walks the flow table, where passed packets are counted.
 func (f *Filter) Stats() Stats {
 	st := Stats{
 		EgressDenied: f.deniedBy(egress), IngressDenied: f.deniedBy(ingress),
@@ -22,6 +22,12 @@ func (f *Filter) Stats() Stats {
 		s.mu.Lock()
 		st.EgressPassed += s.passed[egress]
 		st.IngressPassed += s.passed[ingress]
+		for fl := range s.locked {
+			if fl.origin != nil {
+				st.EgressPassed += fl.passed(egress)
+				st.IngressPassed += fl.passed(ingress)
+			}
+		}
 		s.mu.Unlock()
 	}
 	return st

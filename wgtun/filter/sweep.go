@@ -38,9 +38,9 @@ func (f *Filter) Sweep() []Cut {
 }
 
 func (f *Filter) cutShard(s *shard, r *ruling, now int64) {
-	for _, at := range s.slots {
-		if at.fl != nil && at.fl.standing(now) {
-			f.cut(s, r, at.fl, causeLease, now)
+	for fl := range s.locked {
+		if fl.standing(now) {
+			f.cut(s, r, fl, causeLease, now)
 		}
 	}
 	s.until = never
@@ -49,25 +49,26 @@ func (f *Filter) cutShard(s *shard, r *ruling, now int64) {
 // cutOverdue judges again the flows whose deadline has passed: another rule may allow them still.
 func (f *Filter) cutOverdue(s *shard, r *ruling, now int64) {
 	s.until = never
-	for _, at := range s.slots {
-		if at.fl == nil || !at.fl.standing(now) {
+	for fl := range s.locked {
+		if !fl.standing(now) {
 			continue
 		}
-		if now >= at.fl.until {
-			f.rejudge(s, r, at.fl, now)
+		if now >= fl.until {
+			f.rejudge(s, r, fl, now)
 		}
-		s.until = min(s.until, at.fl.until)
+		s.until = min(s.until, fl.until)
 	}
 }
 
 // forgetIdle drops flows and tombstones whose time is over, and tombstones beyond their bound.
 func (f *Filter) forgetIdle(s *shard, now int64) {
-	s.filter(func(fl *flow) bool {
+	s.forget(func(fl *flow) bool {
 		if !fl.idle(now) && (fl.state != stateCut || f.table.tombs.Load() <= f.table.limit) {
-			return true
+			return false
 		}
 		f.release(fl)
-		return false
+		s.retire(fl, stateForgotten)
+		return true
 	})
 }
 

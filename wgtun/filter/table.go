@@ -18,7 +18,7 @@ type Limits struct {
 	Fragments int // fragmented packets under way
 }
 
-// DefaultLimits cost at most about 64 MiB, tombstones included.
+// DefaultLimits cost at most about 48 MiB, tombstones included.
 var DefaultLimits = Limits{Flows: 128 << 10, Fragments: 4096}
 
 // floor is what a peer may hold however little is free.
@@ -52,37 +52,54 @@ type key struct {
 	meta          uint64 // family, local port, remote port, who asks in an echo, protocol: bits 48, 32, 16, 8, 0
 }
 
-// set makes k the key of the flow that a packet belongs to; mayOpen is false for echo replies, which never open one. Of ICMP only echo
-// messages have a key. Keys are passed by pointer: copying one that was just written stalls the processor.
-func (k *key) set(v *packet.View, dir direction) (mayOpen bool) {
-	src, dst, asks, mayOpen := v.SrcPort(), v.DstPort(), uint64(0), true
+// set makes k the key of the flow that a packet belongs to. Of ICMP only echo messages have one. Keys are passed by pointer: copying one that
+// was just written stalls the processor.
+func (k *key) set(v *packet.View, dir direction) {
+	k.setEnds(v, dir)
 	if v.IsICMP() {
-		// Who asks is part of the key: with id 0 the ports would not tell, and a request would pass as the answer to another.
-		if kind, _, _ := v.ICMP(); kind == packet.ICMPEchoRequest {
-			src, asks = v.EchoID(), uint64(1+dir)
-		} else {
-			dst, asks, mayOpen = v.EchoID(), uint64(1+(dir^1)), false
-		}
+		k.setEcho(v, dir)
 	}
-	if dir == egress {
-		k.local, k.remote = v.Src(), v.Dst()
-	} else {
-		k.local, k.remote = v.Dst(), v.Src()
-		src, dst = dst, src
+}
+
+// setEnds is set for all but ICMP.
+func (k *key) setEnds(v *packet.View, dir direction) {
+	k.local, k.remote = v.Src(), v.Dst()
+	local, remote := v.SrcPort(), v.DstPort()
+	if dir == ingress {
+		k.local, k.remote, local, remote = k.remote, k.local, remote, local
 	}
-	k.meta = uint64(src)<<32 | uint64(dst)<<16 | asks<<8 | uint64(v.Proto())
+	k.meta = uint64(local)<<32 | uint64(remote)<<16 | uint64(v.Proto())
 	if v.IsIPv6() {
 		// Or an IPv6 packet between mapped addresses would pass in the flow of the IPv4 ones.
 		k.meta |= 1 << 48
 	}
-	return mayOpen
+}
+
+// setEcho adds what an echo message has for ports. Who asks is part of the key: with id 0 the ports would not tell, and a request would pass
+// as the answer to another.
+func (k *key) setEcho(v *packet.View, dir direction) {
+	asks := dir
+	if kind, _, _ := v.ICMP(); kind != packet.ICMPEchoRequest {
+		asks ^= 1
+	}
+	k.meta |= uint64(1+asks) << 8
+	if asks == egress {
+		k.meta |= uint64(v.EchoID()) << 32
+	} else {
+		k.meta |= uint64(v.EchoID()) << 16
+	}
+}
+
+// is compares without a branch, so that both cache lines of a flow's key are fetched at once.
+func (k *key) is(o *key) bool {
+	return (k.local.Hi^o.local.Hi)|(k.local.Lo^o.local.Lo)|(k.remote.Hi^o.remote.Hi)|(k.remote.Lo^o.remote.Lo)|(k.meta^o.meta) == 0
 }
 
 func (k *key) proto() uint8       { return uint8(k.meta) }
 func (k *key) localPort() uint16  { return uint16(k.meta >> 32) }
 func (k *key) remotePort() uint16 { return uint16(k.meta >> 16) }
 
-const numShards = 64 // a power of two
+const numShards = 32 // a power of two
 
 // table is the flow table: shards of open-addressed slots.
 type table struct {
@@ -92,22 +109,32 @@ type table struct {
 	shards [numShards]shard
 }
 
-// shard is a part of the flow table. Everything in it belongs to who holds mu.
+// shard is a part of the flow table. Packets of known flows only read slots; all else belongs to who holds mu.
 type shard struct {
+	slots atomic.Pointer[slots]
+	_     [56]byte // what is written below must not take the line above from other cores
+
 	mu     sync.Mutex
 	ticks  uint32
-	slots  []slot // length a power of two; at most 3/4 in use
 	n      int
-	until  int64 // no flow's deadline is before this
-	passed [2]uint64
-	cuts   []Cut // made since Swap or Sweep last collected them
+	until  int64     // no flow's deadline is before this
+	passed [2]uint64 // packets of flows that are in the table no more, and of none
+	cuts   []Cut     // made since Swap or Sweep last collected them
 
-	_ [32]byte // shards share no cache line, so that two cores do not slow each other down
+	_ [56]byte // to whole lines
 }
 
+// slots are read without a lock. A free one is filled, and one under a flow that was replaced gets its successor; for all other changes
+// there is a new array, so that who still reads the old one finds what was there, and by its state that it is forgotten.
+type slots struct {
+	mask uint64
+	at   []slot // length a power of two; at most 3/4 in use
+}
+
+// slot is free while fl is nil; h is written once, before fl.
 type slot struct {
 	h  uint64
-	fl *flow
+	fl atomic.Pointer[flow]
 }
 
 const minSlots = 16
@@ -120,7 +147,7 @@ func (t *table) init(limit int) {
 		t.seeds[i] = binary.LittleEndian.Uint64(seed[i*8:])
 	}
 	for i := range t.shards {
-		t.shards[i].slots = make([]slot, minSlots)
+		t.shards[i].slots.Store(newSlots(minSlots))
 		t.shards[i].until = math.MaxInt64
 	}
 }
@@ -138,84 +165,105 @@ func fold(a, b uint64) uint64 {
 }
 
 // shard picks by the high bits; slots are picked by the low ones.
-func (t *table) shard(h uint64) *shard { return &t.shards[h>>(64-6)] }
+func (t *table) shard(h uint64) *shard { return &t.shards[h>>(64-5)] }
 
+func newSlots(size int) *slots { return &slots{mask: uint64(size - 1), at: make([]slot, size)} }
+
+// find needs no lock: whether the flow still stands, its state says under its own.
 func (s *shard) find(h uint64, k *key) *flow {
-	mask := uint64(len(s.slots) - 1)
-	for i := h & mask; ; i = (i + 1) & mask {
-		at := &s.slots[i]
-		if at.fl == nil {
-			return nil
+	t := s.slots.Load()
+	for i := h; ; i++ {
+		at := &t.at[i&t.mask]
+		fl := at.fl.Load()
+		if fl == nil || at.h == h && fl.k.is(k) {
+			return fl
 		}
-		if at.h == h && at.fl.k == *k {
-			return at.fl
+	}
+}
+
+// all yields the shard's flows. The caller holds mu.
+func (s *shard) all(yield func(*flow) bool) {
+	t := s.slots.Load()
+	for i := range t.at {
+		if fl := t.at[i].fl.Load(); fl != nil && !yield(fl) {
+			return
+		}
+	}
+}
+
+// locked yields the shard's flows, each while its lock is held.
+func (s *shard) locked(yield func(*flow) bool) {
+	for fl := range s.all {
+		fl.mu.Lock()
+		more := yield(fl)
+		fl.mu.Unlock()
+		if !more {
+			return
 		}
 	}
 }
 
 // insert adds a flow whose key is not there yet.
 func (s *shard) insert(h uint64, fl *flow) {
-	if (s.n+1)*4 > len(s.slots)*3 {
-		s.resize(len(s.slots) * 2)
+	t := s.slots.Load()
+	if (s.n+1)*4 > len(t.at)*3 {
+		t = s.resize(len(t.at)*2, nil)
 	}
 	s.n++
-	s.place(h, fl)
+	t.place(h, fl)
 	s.until = min(s.until, fl.until)
 }
 
-func (s *shard) place(h uint64, fl *flow) {
-	mask := uint64(len(s.slots) - 1)
-	i := h & mask
-	for s.slots[i].fl != nil {
-		i = (i + 1) & mask
+func (t *slots) place(h uint64, fl *flow) {
+	i := h & t.mask
+	for t.at[i].fl.Load() != nil {
+		i = (i + 1) & t.mask
 	}
-	s.slots[i] = slot{h, fl}
+	t.at[i].h = h
+	t.at[i].fl.Store(fl)
 }
 
-func (s *shard) resize(size int) {
-	old := s.slots
-	s.slots = make([]slot, size)
-	for _, at := range old {
-		if at.fl != nil {
-			s.place(at.h, at.fl)
+// resize moves the flows but those that are gone to slots of another number.
+func (s *shard) resize(size int, gone map[*flow]struct{}) *slots {
+	from, to := s.slots.Load(), newSlots(size)
+	for i := range from.at {
+		if fl := from.at[i].fl.Load(); fl != nil {
+			if _, drop := gone[fl]; !drop {
+				to.place(from.at[i].h, fl)
+			}
 		}
 	}
+	s.slots.Store(to)
+	return to
 }
 
 // replace puts fl in old's place; both have the same key.
 func (s *shard) replace(h uint64, old, fl *flow) {
-	mask := uint64(len(s.slots) - 1)
-	for i := h & mask; ; i = (i + 1) & mask {
-		if s.slots[i].fl == old {
-			s.slots[i].fl = fl
+	t := s.slots.Load()
+	for i := h; ; i++ {
+		if at := &t.at[i&t.mask]; at.fl.Load() == old {
+			at.fl.Store(fl)
 			s.until = min(s.until, fl.until)
 			return
 		}
 	}
 }
 
-// filter keeps the flows for which keep is true. It rebuilds the slots only when some go.
-func (s *shard) filter(keep func(*flow) bool) {
-	gone := 0
-	for i := range s.slots {
-		if fl := s.slots[i].fl; fl != nil && !keep(fl) {
-			// The flow stays reachable by its chain until resize below drops it.
-			fl.state = stateForgotten
-			gone++
+// forget drops the flows for which over is true; it is asked while the flow is locked, and leaves it forgotten.
+func (s *shard) forget(over func(*flow) bool) {
+	gone := map[*flow]struct{}{}
+	for fl := range s.locked {
+		if over(fl) {
+			gone[fl] = struct{}{}
 		}
 	}
-	if gone == 0 {
+	if len(gone) == 0 {
 		return
 	}
-	for i := range s.slots {
-		if fl := s.slots[i].fl; fl != nil && fl.state == stateForgotten {
-			s.slots[i].fl = nil
-		}
-	}
-	s.n -= gone
-	size := len(s.slots)
+	s.n -= len(gone)
+	size := len(s.slots.Load().at)
 	for size > minSlots && s.n*8 < size {
 		size /= 2
 	}
-	s.resize(size)
+	s.resize(size, gone)
 }

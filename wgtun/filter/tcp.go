@@ -4,7 +4,6 @@ import "picket.internal/wgtun/packet"
 
 // tcpEnd is what is known of one end of a TCP connection from the segments it sent.
 type tcpEnd struct {
-	start  uint32 // its first sequence number, the SYN's
 	end    uint32 // one past the highest it sent
 	ack    uint32 // the highest acknowledgment it sent, when acked
 	maxWin uint32 // the largest window it offered, in bytes
@@ -39,18 +38,19 @@ func flagsMakeSense(flags uint8) bool {
 // after tells whether a comes after b in sequence space.
 func after(a, b uint32) bool { return int32(a-b) > 0 }
 
-// openTCP notes the SYN that opens a connection.
-func (e *tcpEnd) openTCP(v *packet.View, s *packet.TCPSegment) {
-	*e = tcpEnd{start: s.Seq, end: s.Seq + s.Len, maxWin: uint32(s.Window)}
+// openTCP notes the SYN that an end opens its half of a connection with.
+func (fl *flow) openTCP(v *packet.View, s *packet.TCPSegment, dir direction) {
+	e := tcpEnd{end: s.Seq + s.Len, maxWin: uint32(s.Window)}
 	e.scale, e.scaled = v.WindowScale()
+	fl.ends[dir], fl.starts[dir] = e, s.Seq
 }
 
-// followTCP judges a segment of a connection in the table. known is false for a SYN that may open a new connection where the old one
-// is over. A SYN in the middle of a connection passes without effect: its receiver asks back (RFC 5961 section 4), and should the opener
-// have lost the connection, it answers that with an exact reset.
+// followTCP judges the segments of a connection in the table that acknowledge does not. known is false for a SYN that may open a new
+// connection where the old one is over. A SYN in the middle of a connection passes without effect: its receiver asks back (RFC 5961
+// section 4), and should the opener have lost the connection, it answers that with an exact reset.
 func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reason, known bool) {
 	seg := v.TCP()
-	s := &seg // by pointer: copying what was just written stalls the processor
+	s := &seg
 	over := fl.ended() || fl.state == stateReset
 	switch {
 	case !flagsMakeSense(s.Flags):
@@ -63,41 +63,77 @@ func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reas
 		return fl.reset(v, s, dir, now), true
 	case s.Flags&packet.SYN != 0:
 		return fl.synchronize(v, s, dir), true
-	case fl.state == stateSynSent:
-		return fl.answerWithoutSYN(s, dir), true
 	}
-	me, other := &fl.ends[dir], &fl.ends[dir^1]
-	if !fitsWindow(me, other, s) {
-		return ReasonTCPWindow, true
+	return fl.answerWithoutSYN(s, dir), true
+}
+
+// acknowledge judges what a connection is made of, segments with ACK and without SYN and RST. They must lie where the other end can want
+// them, and acknowledge only what it sent.
+func (fl *flow) acknowledge(v *packet.View, dir direction) Reason {
+	h := v.TCPHeader()
+	seq, ack, fin := h.Seq(), h.Ack(), h.Flags()&packet.FIN != 0
+	end := seq + v.TCPLen()
+	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
+	// Before the other end has acknowledged anything, and this one either, only their SYNs tell.
+	var highest, oldest uint32
+	if other.acked {
+		highest = other.ack + other.maxWin + slack
+	} else {
+		highest = fl.starts[dir&1] + leastWindow + slack
 	}
-	me.advance(s)
-	fl.progress(s, dir)
-	return ReasonNone, true
+	if me.acked {
+		oldest = me.ack - max(me.maxWin, leastWindow) - slack
+	} else {
+		oldest = fl.starts[dir&1^1] + 1
+	}
+	if after(me.end, highest) {
+		highest = me.end
+	}
+	lowest := me.end - max(other.maxWin, leastWindow) - slack
+	// Distances, not comparisons with both ends: half the sequence space away there is what passes two of those.
+	if end-lowest > highest-lowest || other.end-ack > other.end-oldest {
+		return ReasonTCPWindow
+	}
+	if after(end, me.end) {
+		if me.fin {
+			return ReasonTCPWindow
+		}
+		me.end = end
+	}
+	if !me.acked || !after(me.ack, ack) {
+		me.ack, me.acked = ack, true
+		me.maxWin = max(me.maxWin, uint32(h.Window())<<(me.scale&15))
+	}
+	if fin || fl.state != stateEstablished {
+		me.fin = me.fin || fin
+		fl.progress(dir)
+	}
+	return ReasonNone
 }
 
 // synchronize judges segments with SYN.
 func (fl *flow) synchronize(v *packet.View, s *packet.TCPSegment, dir direction) Reason {
-	me, other := &fl.ends[dir], &fl.ends[dir^1]
+	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
 	opener := dir == fl.dir
 	switch {
 	case isSYN(s.Flags) && !opener:
 		return ReasonTCPOpen
 	case isSYN(s.Flags):
 		if fl.state == stateSynSent {
-			me.openTCP(v, s)
+			fl.openTCP(v, s, dir)
 		}
 		return ReasonNone
 	case opener:
 		return ReasonTCPFlags
 	case fl.state != stateSynSent:
-		if s.Seq != me.start {
+		if s.Seq != fl.starts[dir] {
 			return ReasonTCPWindow
 		}
 		return ReasonNone
-	case !after(s.Ack, other.start) || after(s.Ack, other.end):
+	case !after(s.Ack, fl.starts[dir^1]) || after(s.Ack, other.end):
 		return ReasonTCPWindow
 	}
-	me.openTCP(v, s)
+	fl.openTCP(v, s, dir)
 	me.ack, me.acked = s.Ack, true
 	if !me.scaled || !other.scaled {
 		me.scale, other.scale = 0, 0
@@ -116,9 +152,10 @@ func (fl *flow) answerWithoutSYN(s *packet.TCPSegment, dir direction) Reason {
 	return ReasonNone
 }
 
-// reset judges a reset: it must be in the window of its receiver, or a stranger to the connection could end it.
+// reset judges a reset: it must be in the window of its receiver to pass, and just where the connection stands to end it, or a stranger to
+// the connection could do so by guessing.
 func (fl *flow) reset(v *packet.View, s *packet.TCPSegment, dir direction, now int64) Reason {
-	me, other := &fl.ends[dir], &fl.ends[dir^1]
+	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]
 	if !v.IsFragment() && !v.TransportChecksumOK() {
 		return reasonOfFault(packet.FaultTransport)
 	}
@@ -132,12 +169,15 @@ func (fl *flow) reset(v *packet.View, s *packet.TCPSegment, dir direction, now i
 	switch {
 	case s.Seq == expected && expected == me.end:
 		fl.state, fl.last = stateClosed, now
-	case other.acked && s.Seq-expected <= other.maxWin:
-		// The receiver may want it repeated exactly (RFC 5961 section 3): leave both ends the time to do so.
-		if fl.state == stateReset {
-			return ReasonNone
+	case s.Seq == expected || other.acked && s.Seq == me.end:
+		if fl.state != stateReset {
+			fl.state, fl.last = stateReset, now
 		}
-		fl.state, fl.last = stateReset, now
+	case other.acked && s.Seq-expected <= other.maxWin:
+		// Anybody who can write the sender's address may have guessed so much: only silence makes it true.
+		if fl.state < stateTimeWait {
+			fl.state, fl.last = stateDoubted, now
+		}
 	default:
 		return ReasonTCPWindow
 	}
@@ -151,7 +191,7 @@ func (fl *flow) resetBeforeAnswer(s *packet.TCPSegment, dir direction, now int64
 		return ReasonNone
 	case dir == fl.dir && s.Seq == opener.end:
 		fl.state, fl.last = stateClosed, now
-	case dir != fl.dir && s.Flags&packet.ACK != 0 && after(s.Ack, opener.start) && !after(s.Ack, opener.end):
+	case dir != fl.dir && s.Flags&packet.ACK != 0 && after(s.Ack, fl.starts[fl.dir]) && !after(s.Ack, opener.end):
 		fl.state, fl.last = stateClosed, now
 	default:
 		return ReasonTCPWindow
@@ -159,46 +199,13 @@ func (fl *flow) resetBeforeAnswer(s *packet.TCPSegment, dir direction, now int64
 	return ReasonNone
 }
 
-// fitsWindow tells whether a segment from me lies where other can want it, and acknowledges only what other sent.
-func fitsWindow(me, other *tcpEnd, s *packet.TCPSegment) bool {
-	end, window := s.Seq+s.Len, max(other.maxWin, leastWindow)
-	limit := me.end + leastWindow
-	if other.acked {
-		limit = other.ack + other.maxWin
-	}
-	if after(end, limit+slack) || after(me.end-window-slack, end) {
-		return false
-	}
-	if me.fin && after(end, me.end) {
-		return false
-	}
-	if s.Flags&packet.ACK == 0 || after(s.Ack, other.end) {
-		return false
-	}
-	return !me.acked || !after(me.ack-max(me.maxWin, leastWindow)-slack, s.Ack)
-}
-
-// advance notes a segment that passed.
-func (e *tcpEnd) advance(s *packet.TCPSegment) {
-	if end := s.Seq + s.Len; after(end, e.end) {
-		e.end = end
-	}
-	if s.Flags&packet.FIN != 0 {
-		e.fin = true
-	}
-	if !e.acked || !after(e.ack, s.Ack) {
-		e.ack, e.acked = s.Ack, true
-		e.maxWin = max(e.maxWin, uint32(s.Window)<<e.scale)
-	}
-}
-
-// progress moves the state after a segment that passed.
-func (fl *flow) progress(s *packet.TCPSegment, dir direction) {
+// progress moves the state after a segment that passed. One with ACK shows that a reset in doubt was none.
+func (fl *flow) progress(dir direction) {
 	if fl.state == stateReset || fl.state == stateTimeWait {
 		return
 	}
 	a, b := &fl.ends[0], &fl.ends[1]
-	if fl.state == stateSynReceived && dir == fl.dir {
+	if fl.state == stateSynReceived && dir == fl.dir || fl.state == stateDoubted {
 		fl.state = stateEstablished
 	}
 	if a.fin || b.fin {

@@ -40,12 +40,6 @@ func sum(s uint64, b []byte) uint64 {
 	return s
 }
 
-// sum20 is sum of a header without options, which nearly all are.
-func sum20(b []byte) uint64 {
-	_ = b[19]
-	return uint64(be32(b)) + uint64(be32(b[4:])) + uint64(be32(b[8:])) + uint64(be32(b[12:])) + uint64(be32(b[16:]))
-}
-
 // fold brings a sum to 16 bits; over bytes that hold their right checksum it is 0xffff.
 func fold(s uint64) uint16 {
 	s = s&0xffffffff + s>>32

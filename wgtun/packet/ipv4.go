@@ -18,7 +18,7 @@ func (v *View) parse4(b []byte, quoted bool) Fault {
 	if total < header || !quoted && total != len(b) {
 		return FaultLength
 	}
-	if !quoted && fold(sum(sum20(b), b[minHeader4:header])) != 0xffff {
+	if !quoted && fold(sum(0, b[:header])) != 0xffff {
 		return FaultChecksum
 	}
 	if header > minHeader4 {

@@ -43,7 +43,12 @@ type View struct {
 
 // Parse makes v a view of b, which must be one whole IP packet and nothing else. It returns FaultNone or why b was refused; then v is
 // of no use. It allocates nothing and keeps b.
-func (v *View) Parse(b []byte) Fault { return v.parse(b, false) }
+func (v *View) Parse(b []byte) Fault {
+	if v.plain(b) {
+		return FaultNone
+	}
+	return v.parse(b, false)
+}
 
 // parse reads b; a quoted packet may have been cut short after 8 bytes of its transport header, its lengths and checksum then
 // describe the original.

@@ -451,6 +451,7 @@ func FuzzParse(f *testing.F) {
 			mend4(b) // or nothing gets past the checksum
 			before = bytes.Clone(b)
 		}
+		checkPlain(t, b)
 		var v View
 		if v.Parse(b) == FaultNone {
 			useView(t, &v, len(b))

@@ -106,20 +106,37 @@ type TCPSegment struct {
 
 // TCP reads the TCP header; Proto must be ProtoTCP and the packet no later fragment.
 func (v *View) TCP() TCPSegment {
-	b := v.pkt[v.l4:]
-	s := TCPSegment{Seq: be32(b[4:]), Ack: be32(b[8:]), Flags: b[13] & 0x3f, Window: be16(b[14:])}
-	s.Len = uint32(len(b)) - uint32(b[12]>>4)*4
-	if v.fragment {
-		s.Len = 65535
-	}
-	if s.Flags&SYN != 0 {
-		s.Len++
-	}
-	if s.Flags&FIN != 0 {
-		s.Len++
-	}
-	return s
+	h := v.TCPHeader()
+	return TCPSegment{Seq: h.Seq(), Ack: h.Ack(), Flags: h.Flags(), Window: h.Window(), Len: v.TCPLen()}
 }
+
+// TCPHeader is a TCP header where it lies, without options: TCP for who wants only some of it, and fast.
+type TCPHeader [minTCP]byte
+
+// TCPHeader asks for what TCP does.
+func (v *View) TCPHeader() *TCPHeader { return (*TCPHeader)(v.pkt[v.l4:]) }
+
+// TCPLen is TCPSegment.Len.
+func (v *View) TCPLen() uint32 {
+	h := v.TCPHeader()
+	size := uint32(len(v.pkt)-v.l4) - uint32(h[12]>>4)*4
+	if v.fragment {
+		size = 65535
+	}
+	return size + uint32(h[13]/SYN&1) + uint32(h[13]/FIN&1)
+}
+
+// Seq is the sequence number.
+func (h *TCPHeader) Seq() uint32 { return be32(h[4:]) }
+
+// Ack is the acknowledgment number.
+func (h *TCPHeader) Ack() uint32 { return be32(h[8:]) }
+
+// Flags are FIN to URG.
+func (h *TCPHeader) Flags() uint8 { return h[13] & 0x3f }
+
+// Window is the window as sent, unscaled.
+func (h *TCPHeader) Window() uint16 { return be16(h[14:]) }
 
 // WindowScale reads the window scale option of a TCP SYN (RFC 7323): the shift, at most 14, and whether the option is there.
 func (v *View) WindowScale() (shift uint8, ok bool) {
