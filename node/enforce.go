@@ -171,6 +171,7 @@ func (n *Node) apply() (cut int, err error) {
 		return 0, err
 	}
 	n.map_.inForce = true
+	n.takeFlows()
 	if err := n.id.meet(j.met); err != nil {
 		n.noteSave(err)
 	}
@@ -346,6 +347,11 @@ func (n *Node) overlayEnded(r *running, err error) {
 		return
 	}
 	r.stop()
+	if n.map_.inForce {
+		if f, ok := n.leave(r.overlay); ok {
+			n.handover.left = &f
+		}
+	}
 	n.overlay, n.map_.inForce = nil, false
 	n.trouble.overlay = "the tunnel was closed by something else: it is opened again"
 	n.log.Error("the tunnel ended by itself", "reason", err)

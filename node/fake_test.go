@@ -38,6 +38,8 @@ type fakeOverlay struct {
 	kill    chan error
 	echoErr error
 	census  filter.Census
+	saved   []byte
+	restore []string // what was handed to it, and how old that was
 }
 
 func (o *fakeOverlay) Run(ctx context.Context) error {
@@ -73,6 +75,13 @@ func (o *fakeOverlay) Apply(s wgtun.State) (wgtun.Applied, error) {
 	}
 	o.states = append(o.states, s)
 	return wgtun.Applied{Cut: cut}, nil
+}
+func (o *fakeOverlay) Save() []byte { return o.saved }
+func (o *fakeOverlay) Restore(b []byte, ago time.Duration) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.restore = append(o.restore, fmt.Sprintf("%s after %v under generation %d", b, ago, o.states[len(o.states)-1].Generation))
+	return 0, nil
 }
 func (o *fakeOverlay) Hint(n acl.NodeID, a []netip.AddrPort) { o.hints[n] = a }
 func (o *fakeOverlay) Stats() wgtun.Stats                    { return wgtun.Stats{Port: 41641} }
@@ -208,6 +217,7 @@ type world struct {
 	overlays []*fakeOverlay
 	sessions []*fakeSession
 	openErr  error
+	boot     string
 	run      context.Context // of the agent
 	stop     func()
 }
@@ -217,7 +227,7 @@ func (w *world) api() api { return api{w.node, w.run} }
 // newWorld must be called inside a bubble. The node is not started.
 func newWorld(t *testing.T) *world {
 	time.Sleep(365 * 24 * time.Hour) // a bubble begins where times that messages may carry begin
-	w := &world{t: t, key: key.NewCoordinator(), dir: filepath.Join(t.TempDir(), "state")}
+	w := &world{t: t, key: key.NewCoordinator(), dir: filepath.Join(t.TempDir(), "state"), boot: "first"}
 	w.client = &fakeClient{w: w, approved: make(chan struct{})}
 	return w
 }
@@ -248,6 +258,7 @@ func (w *world) start() {
 			w.overlays = append(w.overlays, o)
 			return o, nil
 		},
+		boot: func() (string, time.Duration) { return w.boot, time.Since(time.Unix(0, 0)) },
 		watch: func(ctx context.Context, _ chan<- struct{}) error {
 			<-ctx.Done()
 			return nil

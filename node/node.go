@@ -54,16 +54,17 @@ type Node struct {
 	tasks  sync.WaitGroup
 
 	// owned by Run
-	id      *identity
-	clock   clock
-	map_    mapState
-	session *running // nil when none
-	overlay *running // nil when none
-	joining bool     // an Up is enrolling: the overlay is opened ahead
-	trouble trouble
-	login   *localapi.Login
-	contact contact
-	timer   *time.Timer // of the next deadline
+	id       *identity
+	clock    clock
+	map_     mapState
+	session  *running // nil when none
+	overlay  *running // nil when none
+	joining  bool     // an Up is enrolling: the overlay is opened ahead
+	handover handover
+	trouble  trouble
+	login    *localapi.Login
+	contact  contact
+	timer    *time.Timer // of the next deadline
 }
 
 // mapState is the map held, what of it is used, and what is known beside it.
@@ -138,6 +139,7 @@ func (n *Node) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			n.stopSession()
+			n.saveFlows()
 			n.stopOverlay()
 			n.saveMap() // for the newest hints
 			cause := context.Cause(ctx)
@@ -283,6 +285,7 @@ func realReach(logger *slog.Logger) reach {
 		},
 		overlay: openOverlay,
 		watch:   hostnet.Watch,
+		boot:    bootTime,
 	}
 }
 
@@ -292,4 +295,6 @@ type reach struct {
 	session func(control.SessionConfig, enroller) (session, error)
 	overlay func(context.Context, overlayConfig) (overlay, error)
 	watch   func(ctx context.Context, changed chan<- struct{}) error
+	// boot is which start of the host this is, "" when that cannot be told, and how long ago it was, time asleep included.
+	boot func() (string, time.Duration)
 }

@@ -29,6 +29,9 @@ type overlay interface {
 	Stats() wgtun.Stats
 	// Census sums the live flows up; it waits for nothing.
 	Census(limit int) filter.Census
+	// Save returns the live flows, for Restore in the agent that is started next; it tells how many of those it cut.
+	Save() []byte
+	Restore(saved []byte, ago time.Duration) (cut int, err error)
 	// Ping probes the path to a peer.
 	Ping(context.Context, acl.NodeID) (time.Duration, netip.AddrPort, error)
 	// Echo sends an ICMP echo from the own address through the tunnel and waits for its answer.

@@ -244,6 +244,19 @@ func (t *Tunnel) Flows() []filter.Flow { return t.filter.Flows() }
 // Census sums the live flows up, with at most limit entries; it waits for nothing that Apply does.
 func (t *Tunnel) Census(limit int) filter.Census { return t.filter.Census(limit) }
 
+// Save returns the live flows, for Restore in a tunnel of the same host; also after Run has returned.
+func (t *Tunnel) Save() []byte { return t.filter.Save() }
+
+// Restore takes over the flows that another tunnel of this host saved so long ago, time asleep included, as far as the State in force allows them: how
+// many it does not, which are cut. The error wraps filter.ErrHandover.
+func (t *Tunnel) Restore(saved []byte, ago time.Duration) (cut int, err error) {
+	t.applying.Lock()
+	defer t.applying.Unlock()
+	cuts, err := t.filter.Restore(saved, ago)
+	t.tellCuts(cuts)
+	return len(cuts), err
+}
+
 // TakeEvidence returns what peers sent that they would not have sent by the rules, one entry a peer, and forgets it.
 func (t *Tunnel) TakeEvidence() []filter.Evidence { return t.filter.TakeEvidence() }
 

@@ -10,6 +10,7 @@
 //	node.json   Node: keys, certificate, admission, what the user wants
 //	peers.json  Peers: the device key of each peer ever met
 //	map.json    Map: the last signed map, in full, and what was known beside it
+//	flows.json  Flows: what a stopped agent leaves to the next; removed as it is read
 //	lock        held by the one agent that uses the directory
 //
 // A file that is damaged, foreign, newer than this build, readable by others or somebody else's is refused with an *Error and is

@@ -262,3 +262,36 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestFlowsAreReadOnce(t *testing.T) {
+	d, err := Open(filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, ok, err := d.TakeFlows(); ok || err != nil {
+		t.Fatalf("of an empty directory: %v, %v", ok, err)
+	}
+	want := Flows{Boot: "x", Millis: 7, Saved: []byte{1, 2, 3}}
+	if err := d.SaveFlows(want); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := d.TakeFlows(); !ok || err != nil || !cmp.Equal(got, want) {
+		t.Errorf("%+v, %v, %v", got, ok, err)
+	}
+	if _, ok, err := d.TakeFlows(); ok || err != nil {
+		t.Errorf("the second time: %v, %v", ok, err)
+	}
+	if err := d.SaveFlows(Flows{Saved: make([]byte, maxFile)}); err == nil {
+		t.Error("more than a file may hold was written")
+	}
+	if err := os.WriteFile(filepath.Join(d.Path(), flowsName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := d.TakeFlows(); ok || err == nil {
+		t.Errorf("a damaged file: %v, %v", ok, err)
+	}
+	if _, _, err := d.TakeFlows(); err != nil {
+		t.Errorf("it stands in the way for ever: %v", err)
+	}
+}
