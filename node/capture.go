@@ -72,23 +72,27 @@ func checkCapture(q localapi.AskCapture) error {
 
 // spoolOut hands over what the spool holds until it is full to its count, ctx ends, or the overlay is another one; for the last it says so.
 func (a api) spoolOut(ctx context.Context, o overlay, s *spool, emit func([]localapi.CaptureEvent)) (why string) {
+	lost := uint64(0)
+	flush := func(v *view) (complete bool) {
+		packets, dropped, complete := s.take()
+		if len(packets) > 0 {
+			emit(v.who().events(packets, lost, dropped))
+			lost = dropped
+		}
+		return complete
+	}
 	for {
 		v := a.n.view.Load()
 		if v.overlay != o {
+			flush(v)
 			return "the tunnel was closed"
 		}
-		packets, dropped, complete := s.take()
-		if len(packets) > 0 {
-			emit(v.who().events(packets, dropped))
-		}
-		if complete {
+		if flush(v) {
 			return ""
 		}
 		select {
 		case <-ctx.Done():
-			if packets, dropped, _ := s.take(); len(packets) > 0 {
-				emit(v.who().events(packets, dropped))
-			}
+			flush(v)
 			return ""
 		case <-v.over:
 		case <-s.more:
@@ -96,18 +100,21 @@ func (a api) spoolOut(ctx context.Context, o overlay, s *spool, emit func([]loca
 	}
 }
 
-func (w *who) events(packets []captured, dropped uint64) []localapi.CaptureEvent {
+// events: what was dropped since the last time came after the last of these packets, when there was no room for more.
+func (w *who) events(packets []captured, lost, dropped uint64) []localapi.CaptureEvent {
 	events := make([]localapi.CaptureEvent, len(packets))
 	for i := range packets {
-		events[i].Packet = w.packet(&packets[i], dropped)
+		events[i].Packet = w.packet(&packets[i])
+		events[i].Packet.Dropped = lost
 	}
+	events[len(events)-1].Packet.Dropped = dropped
 	return events
 }
 
-func (w *who) packet(s *captured, dropped uint64) *localapi.Packet {
+func (w *who) packet(s *captured) *localapi.Packet {
 	p := &localapi.Packet{
 		At: w.wall(s.At), Out: s.Out, Allow: s.Verdict == filter.Pass, Reason: s.Reason.String(), Words: s.Reason.Words(), Rule: ruleText(s.Rule),
-		Length: s.length, Data: s.Packet, Dropped: dropped,
+		Length: s.length, Data: s.Packet,
 	}
 	if s.Local.IsValid() {
 		p.Proto = s.Proto.String()

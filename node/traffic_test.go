@@ -301,7 +301,7 @@ func TestCaptureOfASlowReaderDropsAndCounts(t *testing.T) {
 		f.Ingress(syn("100.64.0.2:4000", "100.64.0.1:22", 0))
 		synctest.Wait()
 		packets, end := r.packets(t)
-		if len(packets) != maxQueued+1 || end.Matched != sent+1 || end.Dropped != 1000 || packets[0].Dropped != 1000 {
+		if len(packets) != maxQueued+1 || end.Matched != sent+1 || end.Dropped != 1000 || packets[maxQueued-2].Dropped != 0 || packets[maxQueued-1].Dropped != 1000 {
 			t.Errorf("%d packets, %+v", len(packets), end)
 		}
 		// And by bytes.

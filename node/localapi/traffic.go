@@ -127,9 +127,9 @@ type Packet struct {
 	Src     Endpoint  `json:"src"`
 	Dst     Endpoint  `json:"dst"`
 	Proto   string    `json:"proto,omitempty"`
-	Length  int       `json:"length"` // of the whole packet
-	Data    []byte    `json:"data"`   // its beginning, from the IP header on
-	Dropped uint64    `json:"dropped,omitempty"`
+	Length  int       `json:"length"`            // of the whole packet
+	Data    []byte    `json:"data"`              // its beginning, from the IP header on
+	Dropped uint64    `json:"dropped,omitempty"` // packets dropped from the capture until right after this one
 }
 
 // CaptureEnd sums up.
