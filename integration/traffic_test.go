@@ -109,7 +109,7 @@ func (n *network) captured(capture *lab.Process, file string) {
 	case <-time.After(10 * time.Second):
 		n.t.Fatal("the capture does not end")
 	}
-	if out := capture.Output(); !strings.Contains(out, " packets were written.") {
+	if out := capture.Output(); !strings.Contains(out, "Packets written: ") || !strings.Contains(out, ", dropped: 0.") {
 		n.t.Errorf("the capture ended with:\n%s", out)
 	}
 	text, err := os.ReadFile(file)

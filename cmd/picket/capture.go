@@ -196,9 +196,9 @@ func (r *recorder) finish(end localapi.CaptureEnd) error {
 			return r.failed(err)
 		}
 	}
-	text := fmt.Sprintf("%d packets were written", r.written)
+	text := fmt.Sprintf("Packets written: %d, dropped: %d", r.written, end.Dropped)
 	if end.Dropped > 0 {
-		text += fmt.Sprintf(", %d more were dropped because they were not read fast enough", end.Dropped)
+		text += " because they were not read fast enough"
 	}
 	fmt.Fprintln(r.c.App.ErrWriter, text+".")
 	if end.Why != "" {

@@ -85,6 +85,7 @@ func endText(e localapi.Endpoint) string {
 	if name == "" {
 		name = string(e.Node)
 	}
+	name = protocol.Printable(name)
 	switch {
 	case name == "" && !e.Address.IsValid():
 		return "?"
@@ -93,7 +94,7 @@ func endText(e localapi.Endpoint) string {
 	case e.Routed:
 		return e.Address.String() + " via " + name
 	}
-	return protocol.Printable(name)
+	return name
 }
 
 // whoText is who stands behind an end: a person or tags.
