@@ -348,7 +348,7 @@ func TestDenialsNameTheDeny(t *testing.T) {
 		w.send(w.signed(5, c))
 		w.overlay().traffic.Egress(syn("100.64.0.1:4000", "100.64.0.2:22", 0))
 		d, err := w.api().Denials(t.Context(), localapi.AskDenials{Limit: 10})
-		if err != nil || len(d.List) != 1 || d.List[0].Rule != "denies[2], line 40" || d.List[0].Reason != "denied" {
+		if err != nil || len(d.List) != 1 || d.List[0].Rule != "denies[2], line 40" || d.List[0].Reason != "deny" {
 			t.Errorf("%+v, %v", d, err)
 		}
 	})

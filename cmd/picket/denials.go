@@ -140,7 +140,7 @@ func denialsTable(w io.Writer, d localapi.Denials, now time.Time) {
 
 // askWhy is the command that explains a refusal by the rules; empty for other refusals, and where an end has no name.
 func askWhy(d localapi.Denial) string {
-	if d.Reason != "no-rule" && d.Reason != "denied" || d.Src.Name == "" || d.Dst.Name == "" || d.Src.Routed || d.Dst.Routed {
+	if d.Reason != "no-rule" && d.Reason != "deny" || d.Src.Name == "" || d.Dst.Name == "" || d.Src.Routed || d.Dst.Routed {
 		return ""
 	}
 	dst := d.Dst.Name + "/" + d.Proto

@@ -65,7 +65,7 @@ To see what is missing: picket why laptop-2 web-1:22
 		t.Error(got)
 	}
 	for want, d := range map[string]localapi.Denial{
-		"picket why web-1:22/udp":        {Out: true, Src: anyPort, Dst: web, Proto: "udp", Reason: "denied"},
+		"picket why web-1:22/udp":        {Out: true, Src: anyPort, Dst: web, Proto: "udp", Reason: "deny"},
 		"picket why laptop-2 web-1/icmp": {Src: anyPort, Dst: localapi.Endpoint{Name: "web-1"}, Proto: "icmp", Reason: "no-rule"},
 		"":                               {Src: anyPort, Dst: web, Proto: "tcp", Reason: "cut"},
 	} {

@@ -150,6 +150,30 @@ func TestDenialsAreBoundedInTotal(t *testing.T) {
 	}
 }
 
+// When all is full, somebody new takes a record from whoever has most, and from nobody else.
+func TestNewcomerTakesFromTheFullest(t *testing.T) {
+	for range 20 { // the order of a map is chance
+		var d denials
+		d.init(2*floor, time.Now())
+		peers := make([]peer, floor+2)
+		hog, newcomer := &peers[0], &peers[floor+1]
+		for port := range uint16(floor) {
+			d.note(&deniedKey{peer: hog, port: port}, 0)
+			d.note(&deniedKey{peer: &peers[1+port]}, 0)
+		}
+		d.note(&deniedKey{peer: newcomer}, 0)
+		for i := range peers {
+			want := 1
+			if &peers[i] == hog {
+				want = floor - 1
+			}
+			if h := d.holders[holderKey{peer: &peers[i]}]; h == nil || h.n != want {
+				t.Fatalf("holder %d has %+v, want %d", i, h, want)
+			}
+		}
+	}
+}
+
 func TestDenialsOfConcurrentPackets(t *testing.T) {
 	f := newFilter(t)
 	const each = 5000

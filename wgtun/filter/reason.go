@@ -34,7 +34,7 @@ const (
 )
 
 var reasonNames = [numFilterReasons]string{
-	"", "no-policy", "lease", "multicast", "address", "not-ours", "unknown-peer", "departing", "no-rule", "denied", "no-flow", "cut", "flows-full",
+	"", "no-policy", "lease", "multicast", "address", "not-ours", "unknown-peer", "departing", "no-rule", "deny", "no-flow", "cut", "flows-full",
 	"tcp-flags", "tcp-window", "tcp-open", "tcp-closed", "icmp-type", "icmp-quote", "fragment", "fragment-clash", "fragments-full",
 }
 
