@@ -16,7 +16,7 @@ import (
 const (
 	maxCaptures    = 4
 	maxQueued      = 8192
-	maxQueuedBytes = 4 << 20
+	maxQueuedBytes = 8 << 20 // packets have up to 64 KiB before they are cut
 )
 
 // Capture shows packets as the filter judges them. What its reader does not take in time is dropped and counted: packets never wait.

@@ -307,13 +307,13 @@ func TestCaptureOfASlowReaderDropsAndCounts(t *testing.T) {
 		// And by bytes.
 		block = make(chan struct{})
 		r = w.captureSlowly(localapi.AskCapture{Denied: true, Snaplen: localapi.MaxSnaplen}, block)
-		for range 100 {
+		for range 200 {
 			f.Ingress(syn("100.64.0.2:4000", "100.64.0.1:22", 60_000))
 		}
 		close(block)
 		synctest.Wait()
 		packets, end = r.packets(t)
-		if held := len(packets) * 60_040; held > maxQueuedBytes || held < maxQueuedBytes/2 || end.Dropped != uint64(100-len(packets)) {
+		if held := len(packets) * 60_040; held > maxQueuedBytes || held < maxQueuedBytes/2 || end.Dropped != uint64(200-len(packets)) {
 			t.Errorf("%d packets of 60 kB were held, %+v", len(packets), end)
 		}
 	})

@@ -24,7 +24,8 @@ func captureCommand() *cli.Command {
 		ArgsUsage:    "[FILTER]",
 		BashComplete: filterWords,
 		Description: "Writes pcapng: packets as they are inside the tunnel, each with a comment that says allow or deny, by which rule or why, and between whom. Packets\n" +
-			"never wait for the capture: what is not read fast enough is dropped from it, and counted. The agent's log says who captured, and when.\n\n" + filterHelp +
+			"never wait for the capture: what is not read fast enough is dropped from it, and counted. What this machine sends much of at once is one large packet,\n" +
+			"with its checksum yet to be made: it is judged before it is cut. The agent's log says who captured, and when.\n\n" + filterHelp +
 			"Examples:\n\n   picket capture | wireshark -k -i -\n   picket capture --verdict deny -w denied.pcapng\n" +
 			"   picket capture --count 100 --duration 1m peer web-1 and port 443 | tshark -r - -T fields -e frame.comment",
 		Flags: asking(
