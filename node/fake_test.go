@@ -39,7 +39,8 @@ type fakeOverlay struct {
 	echoErr error
 	census  filter.Census
 	saved   []byte
-	restore []string // what was handed to it, and how old that was
+	restore []string       // what was handed to it, and how old that was
+	traffic *filter.Filter // has the rules of the last state
 }
 
 func (o *fakeOverlay) Run(ctx context.Context) error {
@@ -74,6 +75,7 @@ func (o *fakeOverlay) Apply(s wgtun.State) (wgtun.Applied, error) {
 		cut = make([]filter.Cut, 1)
 	}
 	o.states = append(o.states, s)
+	o.traffic.Swap(&filter.Policy{Generation: s.Generation, Self: s.Self, Rules: s.Rules, NotAfter: s.NotAfter})
 	return wgtun.Applied{Cut: cut}, nil
 }
 func (o *fakeOverlay) Save() []byte { return o.saved }
@@ -100,6 +102,11 @@ func (o *fakeOverlay) Dial(context.Context, netip.AddrPort) (net.Conn, error) {
 	return nil, errors.New("connection refused")
 }
 func (o *fakeOverlay) Interface() string { return "picket0" }
+func (o *fakeOverlay) Recent(limit int, want func(*filter.Flow) bool) filter.Recent {
+	return o.traffic.Recent(limit, want)
+}
+func (o *fakeOverlay) Denials(after uint64) filter.Denials { return o.traffic.Denials(after) }
+func (o *fakeOverlay) Watch(t *filter.Tap) (stop func())   { return o.traffic.Watch(t) }
 
 // last is the state in force; the zero State, which refuses everything, when there is none.
 func (o *fakeOverlay) last() wgtun.State {
@@ -254,7 +261,7 @@ func (w *world) start() {
 			if w.openErr != nil {
 				return nil, w.openErr
 			}
-			o := &fakeOverlay{config: c, ready: make(chan struct{}), kill: make(chan error, 1), hints: make(map[acl.NodeID][]netip.AddrPort)}
+			o := &fakeOverlay{config: c, ready: make(chan struct{}), kill: make(chan error, 1), hints: make(map[acl.NodeID][]netip.AddrPort), traffic: filter.New()}
 			w.overlays = append(w.overlays, o)
 			return o, nil
 		},

@@ -51,7 +51,9 @@ type Node struct {
 	calls  chan call
 	view   atomic.Pointer[view]
 	upTurn chan struct{} // of one: held by the Up that runs
-	tasks  sync.WaitGroup
+	// capturing holds one for each Capture that runs.
+	capturing chan struct{}
+	tasks     sync.WaitGroup
 
 	// owned by Run
 	id       *identity
@@ -115,7 +117,7 @@ func New(c Config) (*Node, error) {
 	}
 	n := &Node{
 		config: c, log: c.Logger, reach: realReach(c.Logger), id: id, clock: newClock(0),
-		calls: make(chan call), upTurn: make(chan struct{}, 1), timer: time.NewTimer(time.Hour),
+		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), timer: time.NewTimer(time.Hour),
 	}
 	if err := n.loadMap(); err != nil {
 		return nil, err

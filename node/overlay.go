@@ -40,6 +40,14 @@ type overlay interface {
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	// Interface is the name of the host's network interface, "" when there is none.
 	Interface() string
+	traffic
+}
+
+// traffic shows what crosses the filter; it waits for nothing.
+type traffic interface {
+	Recent(limit int, want func(*filter.Flow) bool) filter.Recent
+	Denials(after uint64) filter.Denials
+	Watch(*filter.Tap) (stop func())
 }
 
 // overlayConfig is what opening an overlay takes.

@@ -241,6 +241,17 @@ func (t *Tunnel) Extend(notAfter time.Time) {
 // Flows lists the live flows.
 func (t *Tunnel) Flows() []filter.Flow { return t.filter.Flows() }
 
+// Recent lists the live flows used last for which want is true, at most limit; it waits for nothing that Apply does.
+func (t *Tunnel) Recent(limit int, want func(*filter.Flow) bool) filter.Recent {
+	return t.filter.Recent(limit, want)
+}
+
+// Denials returns the records of refused packets added to since the one numbered after; 0 asks for all.
+func (t *Tunnel) Denials(after uint64) filter.Denials { return t.filter.Denials(after) }
+
+// Watch shows packets to a tap as they are judged, until stop is called.
+func (t *Tunnel) Watch(tap *filter.Tap) (stop func()) { return t.filter.Watch(tap) }
+
 // Census sums the live flows up, with at most limit entries; it waits for nothing that Apply does.
 func (t *Tunnel) Census(limit int) filter.Census { return t.filter.Census(limit) }
 

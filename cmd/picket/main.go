@@ -43,6 +43,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			upCommand(), downCommand(), logoutCommand(),
 			statusCommand(), peersCommand(), pingCommand(), whyCommand(), trustCommand(),
+			flowsCommand(), denialsCommand(), captureCommand(),
 			aclCommand(), runCommand(), installCommand(), uninstallCommand(),
 			versionCommand(), cliflags.Completion("picket"),
 		},

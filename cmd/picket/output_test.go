@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -74,6 +75,15 @@ func TestNothingSteersTheTerminal(t *testing.T) {
 	writeWhy(&out, localapi.WhyAnswer{Allow: true, Src: evil, Dst: evil, Rule: evil})
 	showEvent(&out, localapi.UpEvent{Login: &localapi.Login{URL: evil, Code: evil}})
 	showEvent(&out, localapi.UpEvent{Note: evil})
+	e := localapi.Endpoint{Node: evil, Name: evil, Owner: evil, Tags: []string{evil}, Address: netip.MustParseAddr("10.0.0.1"), Routed: true}
+	flowsTable(&out, localapi.Flows{FlowTotals: localapi.FlowTotals{Total: 1}, List: []localapi.Flow{{Src: e, Dst: e, Proto: evil, Rule: evil}}}, time.Now())
+	d := localapi.Denial{Src: e, Dst: e, Proto: evil, Reason: "no-rule", Words: evil}
+	for _, routed := range []bool{true, false} {
+		d.Src.Routed, d.Dst.Routed = routed, routed
+		denialsTable(&out, localapi.Denials{DenialTotals: localapi.DenialTotals{Packets: 1}, List: []localapi.Denial{d, {Rule: evil}}}, time.Now())
+		fmt.Fprintln(&out, denialLine(d))
+	}
+	fmt.Fprintln(&out, packetComment(localapi.Packet{Src: e, Dst: e, Proto: evil, Words: evil}), packetComment(localapi.Packet{Allow: true, Rule: evil}))
 	for _, bad := range []string{"\x1b", "\x07", "\r", "\u202e", "\u009b"} {
 		if strings.Contains(out.String(), bad) {
 			t.Errorf("%q reached the terminal:\n%q", bad, out.String())

@@ -5,7 +5,6 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -38,12 +37,6 @@ func peersCommand() *cli.Command {
 	}
 }
 
-// peersWidth is how many columns the table takes at most; peersGap, how many blanks stand between two.
-const (
-	peersWidth = 120
-	peersGap   = 2
-)
-
 func peersTable(w io.Writer, peers []localapi.Peer, now time.Time) {
 	if len(peers) == 0 {
 		fmt.Fprintln(w, "No peers: the policy allows no flow from or to this machine, or it is not connected (picket status).")
@@ -53,43 +46,12 @@ func peersTable(w io.Writer, peers []localapi.Peer, now time.Time) {
 	for _, p := range peers {
 		rows = append(rows, peerRow(p, now))
 	}
-	widths := columnWidths(rows, peersWidth)
-	for _, row := range rows {
-		var line strings.Builder
-		for i, cell := range row {
-			fmt.Fprintf(&line, "%-*s", widths[i]+peersGap, clip(cell, widths[i]))
-		}
-		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
-	}
+	writeRows(w, rows, columnWidths(rows, tableWidth))
 	for _, p := range peers {
 		if p.Refused != "" {
 			fmt.Fprintf(w, "! %s is refused: %s\n", protocol.Printable(p.Name), protocol.Printable(p.Refused))
 		}
 	}
-}
-
-// columnWidths are those of the longest cells; where a line would be longer than limit, the widest columns give way, one character at a time.
-func columnWidths(rows [][]string, limit int) []int {
-	widths := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	total := peersGap * (len(widths) - 1)
-	for _, w := range widths {
-		total += w
-	}
-	for ; total > limit; total-- {
-		widest := 0
-		for i, w := range widths {
-			if w > widths[widest] {
-				widest = i
-			}
-		}
-		widths[widest]--
-	}
-	return widths
 }
 
 func peerRow(p localapi.Peer, now time.Time) []string {

@@ -74,7 +74,9 @@ func asking(more ...cli.Flag) []cli.Flag { return append(more, socketFlag(askedS
 func client(c *cli.Context) *localapi.Client { return localapi.NewClient(c.String("socket")) }
 
 // peerNames completes the name of a peer.
-var peerNames = cliflags.Candidates(func(c *cli.Context) []string {
+var peerNames = cliflags.Candidates(knownPeers)
+
+func knownPeers(c *cli.Context) []string {
 	ctx, cancel := context.WithTimeout(c.Context, time.Second)
 	defer cancel()
 	peers, _ := client(c).Peers(ctx) // without an agent there is nothing to offer
@@ -83,7 +85,7 @@ var peerNames = cliflags.Candidates(func(c *cli.Context) []string {
 		names = append(names, protocol.Printable(p.Name))
 	}
 	return names
-})
+}
 
 // explain says how to start an agent when there is none.
 func explain(err error) error {

@@ -100,6 +100,67 @@ func (c *Client) Up(ctx context.Context, u Up, event func(UpEvent)) (Status, err
 	return Status{}, errors.New("the agent stopped before it was done: look at its log, then try again")
 }
 
+// Flows asks for the live flows used last.
+func (c *Client) Flows(ctx context.Context, q AskFlows) (f Flows, err error) {
+	f.FlowTotals, f.List, err = askList[FlowTotals, Flow](ctx, c, "flows", q)
+	return f, err
+}
+
+// Denials asks for refused packets.
+func (c *Client) Denials(ctx context.Context, q AskDenials) (d Denials, err error) {
+	d.DenialTotals, d.List, err = askList[DenialTotals, Denial](ctx, c, "denials", q)
+	return d, err
+}
+
+// Capture calls event for each event but the last, which it returns. When ctx ends before that, or event fails, it returns that error.
+func (c *Client) Capture(ctx context.Context, q AskCapture, event func(CaptureEvent) error) (CaptureEnd, error) {
+	resp, err := c.send(ctx, http.MethodPost, "capture", q)
+	if err != nil {
+		return CaptureEnd{}, err
+	}
+	defer resp.Body.Close()
+	for d := json.NewDecoder(resp.Body); ; {
+		var e CaptureEvent
+		switch err := d.Decode(&e); {
+		case ctx.Err() != nil:
+			return CaptureEnd{}, ctx.Err()
+		case err != nil:
+			return CaptureEnd{}, errCutShort
+		case e.End != nil:
+			return *e.End, nil
+		}
+		if err := event(e); err != nil {
+			return CaptureEnd{}, err
+		}
+	}
+}
+
+// errCutShort is of an answer whose end is missing.
+var errCutShort = errors.New("the agent stopped before its answer was whole: look at its log, then try again")
+
+// askList reads an answer that comes one object a line: what stands over the list, and each entry.
+func askList[H, L any](ctx context.Context, c *Client, path string, q any) (head H, list []L, err error) {
+	resp, err := c.send(ctx, http.MethodPost, path, q)
+	if err != nil {
+		return head, nil, err
+	}
+	defer resp.Body.Close()
+	d := json.NewDecoder(resp.Body)
+	var opening listHead[H]
+	if err := d.Decode(&opening); err != nil {
+		return head, nil, errCutShort
+	}
+	list = make([]L, 0, max(0, min(opening.Listed, MaxListed)))
+	for range opening.Listed {
+		var entry L
+		if err := d.Decode(&entry); err != nil {
+			return head, nil, errCutShort
+		}
+		list = append(list, entry)
+	}
+	return opening.Head, list, nil
+}
+
 func ask[A any](ctx context.Context, c *Client, method, path string, q any) (a A, err error) {
 	resp, err := c.send(ctx, method, path, q)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,32 @@ func (*fakeAgent) Ping(_ context.Context, p Ping) (PingAnswer, error) {
 }
 func (a *fakeAgent) Trust(_ context.Context, t Trust) error {
 	a.trusted = append(a.trusted, t.Peer)
+	return nil
+}
+
+func (*fakeAgent) Flows(_ context.Context, q AskFlows) (Flows, error) {
+	if q.Selection.Peer != "" {
+		return Flows{}, errors.New("no peer is called that")
+	}
+	f := Flows{FlowTotals: FlowTotals{Matched: 20_000, Total: 30_000}}
+	for i := range q.Limit {
+		f.List = append(f.List, Flow{Src: Endpoint{Name: "laptop", Port: uint16(i)}, Rule: q.Selection.String()})
+	}
+	return f, nil
+}
+func (*fakeAgent) Denials(_ context.Context, q AskDenials) (Denials, error) {
+	return Denials{DenialTotals: DenialTotals{Packets: 7, Seq: q.After + 1}, List: []Denial{{Reason: "no-rule"}}}, nil
+}
+func (*fakeAgent) Capture(ctx context.Context, q AskCapture, emit func([]CaptureEvent)) error {
+	if !q.Denied {
+		return errors.New("of what?")
+	}
+	emit([]CaptureEvent{{Start: &CaptureStart{Version: "test"}}})
+	emit([]CaptureEvent{{Packet: &Packet{Data: make([]byte, MaxSnaplen)}}, {Packet: &Packet{Reason: "no-rule", Dropped: 3}}})
+	if q.Count == 0 {
+		<-ctx.Done()
+	}
+	emit([]CaptureEvent{{End: &CaptureEnd{Matched: uint64(Caller(ctx) + 2), Dropped: 3}}})
 	return nil
 }
 
@@ -112,6 +139,75 @@ func TestUpStreams(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	if _, err := c.Up(ctx, Up{Hostname: "wait"}, func(UpEvent) { cancel() }); !errors.Is(err, context.Canceled) {
 		t.Errorf("an event must arrive before the last: %v", err)
+	}
+}
+
+func TestListsComeWhole(t *testing.T) {
+	c := NewClient(serve(t, &fakeAgent{}))
+	f, err := c.Flows(t.Context(), AskFlows{Limit: MaxListed, Selection: Selection{Way: WayIn}})
+	if err != nil || f.Matched != 20_000 || f.Total != 30_000 || len(f.List) != MaxListed || f.List[77].Src.Port != 77 || f.List[77].Rule != "in" {
+		t.Errorf("%d flows, %+v, %v", len(f.List), f.FlowTotals, err)
+	}
+	if _, err := c.Flows(t.Context(), AskFlows{Selection: Selection{Peer: "x"}}); err == nil || err.Error() != "no peer is called that" {
+		t.Errorf("got %v, want the agent's sentence alone", err)
+	}
+	d, err := c.Denials(t.Context(), AskDenials{After: 1 << 63})
+	if err != nil || d.Packets != 7 || d.Seq != 1<<63+1 || len(d.List) != 1 {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func TestCaptureStreams(t *testing.T) {
+	c := NewClient(serve(t, &fakeAgent{}))
+	var events []CaptureEvent
+	see := func(e CaptureEvent) error {
+		events = append(events, e)
+		return nil
+	}
+	end, err := c.Capture(t.Context(), AskCapture{Denied: true, Count: 2}, see)
+	if err != nil || len(events) != 3 || events[0].Start == nil || len(events[1].Packet.Data) != MaxSnaplen || events[2].Packet.Dropped != 3 {
+		t.Errorf("%+v, %v, %d events", end, err, len(events))
+	}
+	if caller := int(end.Matched) - 2; caller != os.Getuid() && runtime.GOOS != "windows" {
+		t.Errorf("user %d asked, the agent was told %d", os.Getuid(), caller)
+	}
+	if _, err := c.Capture(t.Context(), AskCapture{}, see); err == nil || err.Error() != "of what?" {
+		t.Errorf("got %v, want the agent's sentence alone", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stop := func(e CaptureEvent) error {
+		if e.Packet != nil {
+			cancel() // a packet must arrive before the last event
+		}
+		return nil
+	}
+	if _, err := c.Capture(ctx, AskCapture{Denied: true}, stop); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	full := errors.New("the disk is full")
+	if _, err := c.Capture(t.Context(), AskCapture{Denied: true}, func(CaptureEvent) error { return full }); !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// An answer that ends before it is whole is no short answer.
+func TestAnswersCutShortAreErrors(t *testing.T) {
+	for _, text := range []string{"", `{"listed":3,"head":{}}` + "\n" + `{}` + "\n", `{"start":{}}` + "\n"} {
+		path := filepath.Join(t.TempDir(), "short.sock")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, text) })}
+		go server.Serve(l)
+		t.Cleanup(func() { server.Close() })
+		c := NewClient(path)
+		if f, err := c.Flows(t.Context(), AskFlows{}); !errors.Is(err, errCutShort) && text[:min(8, len(text))] != `{"start"` {
+			t.Errorf("%q: %+v, %v", text, f, err)
+		}
+		if end, err := c.Capture(t.Context(), AskCapture{}, func(CaptureEvent) error { return nil }); !errors.Is(err, errCutShort) {
+			t.Errorf("%q: %+v, %v", text, end, err)
+		}
 	}
 }
 

@@ -24,23 +24,23 @@ func onlyOursToWrite(info fs.FileInfo) bool {
 }
 
 // checkPeer lets in root and the user the agent runs as, by what the kernel says of the other end when it connected.
-// Whatever cannot be told is refused.
-func checkPeer(c net.Conn) error {
+// Whatever cannot be told is refused. It returns who that is.
+func checkPeer(c net.Conn) (int, error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return errors.New("this is no connection to a unix socket")
+		return -1, errors.New("this is no connection to a unix socket")
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return errors.New("the system does not tell who is asking")
+		return -1, errors.New("the system does not tell who is asking")
 	}
 	var uid int
 	var failed error
 	if err := raw.Control(func(fd uintptr) { uid, failed = peerUID(int(fd)) }); err != nil || failed != nil {
-		return errors.New("the system does not tell who is asking")
+		return -1, errors.New("the system does not tell who is asking")
 	}
 	if uid != 0 && uid != os.Geteuid() {
-		return fmt.Errorf("user %d may not command this agent, which runs as user %d: use sudo", uid, os.Geteuid())
+		return uid, fmt.Errorf("user %d may not command this agent, which runs as user %d: use sudo", uid, os.Geteuid())
 	}
-	return nil
+	return uid, nil
 }

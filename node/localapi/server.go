@@ -23,6 +23,11 @@ type Agent interface {
 	Ping(ctx context.Context, p Ping) (PingAnswer, error)
 	// Trust accepts the device key that a refused peer shows now.
 	Trust(ctx context.Context, t Trust) error
+	Flows(ctx context.Context, q AskFlows) (Flows, error)
+	Denials(ctx context.Context, q AskDenials) (Denials, error)
+	// Capture calls emit with events in order until the packets asked for were handed over, or ctx ends, and returns after the last one. An
+	// error comes before any event.
+	Capture(ctx context.Context, q AskCapture, emit func([]CaptureEvent)) error
 }
 
 // host is the only Host header answered: a web page made to look at this socket through some proxy carries another.
@@ -45,7 +50,8 @@ func Serve(ctx context.Context, l net.Listener, agent Agent, logger *slog.Logger
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, peerCheck{checkPeer(c)})
+			uid, err := checkPeer(c)
+			return context.WithValue(ctx, peerKey{}, peerCheck{uid, err})
 		},
 	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
@@ -60,7 +66,18 @@ func Serve(ctx context.Context, l net.Listener, agent Agent, logger *slog.Logger
 type peerKey struct{}
 
 // peerCheck is the outcome of the check of credentials; a connection without one was not checked.
-type peerCheck struct{ denied error }
+type peerCheck struct {
+	uid    int // -1 where the system does not tell
+	denied error
+}
+
+// Caller is the user id of who asks, for the log; -1 where the system does not tell.
+func Caller(ctx context.Context) int {
+	if check, ok := ctx.Value(peerKey{}).(peerCheck); ok {
+		return check.uid
+	}
+	return -1
+}
 
 // guard refuses, before anything is read of a request: another user's connection, and whatever a browser could have sent.
 func guard(next http.Handler) http.Handler {
@@ -92,6 +109,15 @@ func routes(agent Agent) http.Handler {
 	mux.HandleFunc("POST /v1/logout", answer(nothing(agent.Logout)))
 	mux.HandleFunc("POST /v1/trust", answer(func(ctx context.Context, t Trust) (struct{}, error) { return struct{}{}, agent.Trust(ctx, t) }))
 	mux.HandleFunc("POST /v1/up", func(w http.ResponseWriter, r *http.Request) { serveUp(w, r, agent) })
+	mux.HandleFunc("POST /v1/flows", answerList(func(ctx context.Context, q AskFlows) (FlowTotals, []Flow, error) {
+		f, err := agent.Flows(ctx, q)
+		return f.FlowTotals, f.List, err
+	}))
+	mux.HandleFunc("POST /v1/denials", answerList(func(ctx context.Context, q AskDenials) (DenialTotals, []Denial, error) {
+		d, err := agent.Denials(ctx, q)
+		return d.DenialTotals, d.List, err
+	}))
+	mux.HandleFunc("POST /v1/capture", func(w http.ResponseWriter, r *http.Request) { serveCapture(w, r, agent) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "this agent does not know that request: are the picket command and the agent of the same version?")
 	})
@@ -152,4 +178,50 @@ func serveUp(w http.ResponseWriter, r *http.Request, agent Agent) {
 		_ = encoder.Encode(e) // a client that went away ends the context
 		_ = flusher.Flush()
 	})
+}
+
+// listHead is the first line of a list; as many lines follow as it says.
+type listHead[H any] struct {
+	Listed int `json:"listed"`
+	Head   H   `json:"head"`
+}
+
+// answerList writes a list one object a line, so that neither side holds the text of a long one.
+func answerList[Q, H, L any](f func(context.Context, Q) (H, []L, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var q Q
+		if !readBody(w, r, &q) {
+			return
+		}
+		head, list, err := f(r.Context(), q)
+		if err != nil {
+			refuse(w, http.StatusConflict, err.Error())
+			return
+		}
+		w.Header().Set("Content-Type", "application/jsonl")
+		encoder := json.NewEncoder(w)
+		err = encoder.Encode(listHead[H]{len(list), head})
+		for i := 0; err == nil && i < len(list); i++ {
+			err = encoder.Encode(&list[i]) // fails when the client went away
+		}
+	}
+}
+
+// serveCapture writes one event a line as they come.
+func serveCapture(w http.ResponseWriter, r *http.Request, agent Agent) {
+	var q AskCapture
+	if !readBody(w, r, &q) {
+		return
+	}
+	encoder, flusher := json.NewEncoder(w), http.NewResponseController(w)
+	err := agent.Capture(r.Context(), q, func(events []CaptureEvent) {
+		w.Header().Set("Content-Type", "application/jsonl")
+		for i := range events {
+			_ = encoder.Encode(&events[i]) // a client that went away ends the context
+		}
+		_ = flusher.Flush()
+	})
+	if err != nil {
+		refuse(w, http.StatusConflict, err.Error())
+	}
 }

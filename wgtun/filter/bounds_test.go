@@ -217,9 +217,9 @@ func TestFlows(t *testing.T) {
 		ref := func(i int) acl.Ref { return acl.Ref{Section: "grants", Index: i, Line: i + 1, Column: 1} }
 		later := start.Add(time.Second)
 		want := map[string]Flow{
-			fmt.Sprint(acl.UDP, true):  {Src: at(self4, 5000), Dst: at(alice4, 53), Proto: acl.UDP, Out: true, Rule: ref(0), Opened: start, LastSeen: later, Packets: 2, Bytes: 90},
-			fmt.Sprint(acl.ICMP, true): {Src: at(self4, 77), Dst: at(alice4, 0), Proto: acl.ICMP, Out: true, Rule: ref(0), Opened: later, LastSeen: later, Packets: 1, Bytes: 28},
-			fmt.Sprint(acl.UDP, false): {Src: at(alice4, 6000), Dst: at(self4, 7), Proto: acl.UDP, Rule: ref(1), Opened: later, LastSeen: later, Packets: 1, Bytes: 30},
+			fmt.Sprint(acl.UDP, true):  {Src: at(self4, 5000), Dst: at(alice4, 53), Proto: acl.UDP, Peer: "alice", Out: true, Rule: ref(0), Opened: start, LastSeen: later, Packets: 2, Bytes: 90},
+			fmt.Sprint(acl.ICMP, true): {Src: at(self4, 77), Dst: at(alice4, 0), Proto: acl.ICMP, Peer: "alice", Out: true, Rule: ref(0), Opened: later, LastSeen: later, Packets: 1, Bytes: 28},
+			fmt.Sprint(acl.UDP, false): {Src: at(alice4, 6000), Dst: at(self4, 7), Proto: acl.UDP, Peer: "alice", Rule: ref(1), Opened: later, LastSeen: later, Packets: 1, Bytes: 30},
 		}
 		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(time.Time.Equal)); diff != "" {
 			t.Error(diff)

@@ -30,14 +30,14 @@ func TestDenyBeatsEveryRule(t *testing.T) {
 		t.Errorf("%d flows are cut", len(cuts))
 	}
 	refused(t, "the flow that was", f.Ingress(udp(at(alice4, 53), at(self4, 5000), 1)), ReasonCut)
-	refused(t, "denied", f.Egress(udp(at(self4, 5001), at(alice4, 53), 1)), ReasonNoRule)
+	refused(t, "denied", f.Egress(udp(at(self4, 5001), at(alice4, 53), 1)), ReasonDenied)
 	passes(t, "another port", f.Egress(udp(at(self4, 5001), at(alice4, 54), 1)))
 	passes(t, "another peer", f.Egress(udp(at(self4, 5001), at(bob4, 53), 1)))
 
 	// What this build does not understand of a deny must not make it narrower.
 	deny.Restrictions, deny.Via = []acl.Restriction{{Kind: "full-moon"}}, []acl.RoleID{roleBob}
 	f.swapRules([]acl.Rule{all}, []acl.Rule{deny}, nil)
-	refused(t, "denied under a restriction", f.Egress(udp(at(self4, 5002), at(alice4, 53), 1)), ReasonNoRule)
+	refused(t, "denied under a restriction", f.Egress(udp(at(self4, 5002), at(alice4, 53), 1)), ReasonDenied)
 }
 
 // A deny ends when it says so, and what it refused may be opened then.
@@ -46,9 +46,9 @@ func TestDenyEnds(t *testing.T) {
 		f := newFilter(t, outRule(udpPort(53)))
 		deny := acl.Rule{Src: roles(roleSelf), Dst: roles(roleAlice), Ports: []acl.Ports{udpPort(53)}, Until: time.Now().Add(time.Minute).UnixMilli()}
 		f.swapRules([]acl.Rule{outRule(udpPort(53))}, []acl.Rule{deny}, nil)
-		refused(t, "at first", f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)), ReasonNoRule)
+		refused(t, "at first", f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)), ReasonDenied)
 		advance(f, time.Minute-time.Millisecond)
-		refused(t, "to the last moment", f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)), ReasonNoRule)
+		refused(t, "to the last moment", f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)), ReasonDenied)
 		advance(f, 2*time.Millisecond)
 		passes(t, "afterwards", f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)))
 	})

@@ -7,6 +7,7 @@
 //	follow     a known flow, under its own lock: rules still those that admitted it, deadline, TCP state and window (flow.go, tcp.go)
 //	judge      an unknown one: addresses, then rules, then room in the table; under the lock of a shard of the table (judge.go)
 //	fragments  a first fragment is remembered once it passed, a later one is held against it (fragment.go)
+//	tell       what was refused is recorded (denials.go); who watches is shown the packet (tap.go)
 //
 // Only a packet that passes writes state. The rules in force are one atomic pointer. A packet reads it under the lock of its flow, or of
 // its shard when it opens one; Swap stores the new pointer first and takes each shard's lock after, and in it each flow's. So a flow
@@ -58,6 +59,8 @@ type Filter struct {
 	rejects bucket
 	denied  [2][numReasons]atomic.Uint64
 	clock   clock
+	refused denials
+	taps    atomic.Pointer[[]*Tap] // nil while nobody watches
 
 	mu       sync.Mutex // held by Swap, Sweep and Extend
 	registry *registry
@@ -73,6 +76,7 @@ func NewWithLimits(limits Limits) *Filter {
 	f.clock.start()
 	f.table.init(limits.Flows)
 	f.frags.init(limits.Fragments)
+	f.refused.init(maxDenials, f.clock.base)
 	f.rules.Store(&ruling{})
 	return f
 }
@@ -85,17 +89,29 @@ func (f *Filter) Egress(pkt []byte) Result { return f.judge(pkt, egress) }
 func (f *Filter) Ingress(pkt []byte) Result { return f.judge(pkt, ingress) }
 
 func (f *Filter) judge(pkt []byte, dir direction) Result {
-	var v packet.View
-	reason := ReasonNone
-	if fault := v.Parse(pkt); fault != packet.FaultNone {
-		reason = reasonOfFault(fault)
-	} else {
-		reason = f.route(&v, dir)
+	if taps := f.taps.Load(); taps != nil {
+		return f.judgeWatched(*taps, pkt, dir)
 	}
+	var v packet.View
+	reason := f.verdict(&v, pkt, dir)
 	if reason == ReasonNone {
 		return Result{Verdict: Pass}
 	}
+	return f.refuse(&v, dir, reason)
+}
+
+// verdict says why pkt may not pass, and makes v a view of it.
+func (f *Filter) verdict(v *packet.View, pkt []byte, dir direction) Reason {
+	if fault := v.Parse(pkt); fault != packet.FaultNone {
+		return reasonOfFault(fault)
+	}
+	return f.route(v, dir)
+}
+
+// refuse counts and records a refusal.
+func (f *Filter) refuse(v *packet.View, dir direction, reason Reason) Result {
 	f.denied[dir][reason].Add(1)
+	f.recordDenial(v, dir, reason)
 	if dir == egress && reason.answered() {
 		return Result{Verdict: Reject, Reason: reason}
 	}

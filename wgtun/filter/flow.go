@@ -13,6 +13,7 @@ import (
 type Flow struct {
 	Src, Dst         netip.AddrPort // of the opening packet; ICMP echo has its id as source port and 0 as destination port
 	Proto            acl.Proto
+	Peer             acl.NodeID
 	Out              bool // opened by this node
 	Rule             acl.Ref
 	Opened, LastSeen time.Time
@@ -194,7 +195,7 @@ func (f *Filter) describe(fl *flow) Flow {
 	local := netip.AddrPortFrom(fl.k.local.Netip(), fl.k.localPort())
 	remote := netip.AddrPortFrom(fl.k.remote.Netip(), fl.k.remotePort())
 	d := Flow{
-		Src: local, Dst: remote, Proto: acl.Proto(fl.k.proto()), Out: fl.dir == egress, Rule: fl.rule.Ref,
+		Src: local, Dst: remote, Proto: acl.Proto(fl.k.proto()), Peer: fl.peer.id, Out: fl.dir == egress, Rule: fl.rule.Ref,
 		Opened: f.clock.time(fl.opened), LastSeen: f.clock.time(fl.last), Packets: fl.passed(egress) + fl.passed(ingress), Bytes: fl.bytes,
 	}
 	if !d.Out {
@@ -211,14 +212,7 @@ func (f *Filter) Flows() []Flow {
 	var out []Flow
 	now := f.clock.read()
 	for i := range f.table.shards {
-		s := &f.table.shards[i]
-		s.mu.Lock()
-		for fl := range s.locked {
-			if fl.standing(now) && !fl.ended() {
-				out = append(out, f.describe(fl))
-			}
-		}
-		s.mu.Unlock()
+		out = f.flowsOf(&f.table.shards[i], out, now)
 	}
 	return out
 }

@@ -37,8 +37,8 @@ type question struct {
 // judgement answers a question. reason is zero when the flow may be opened.
 type judgement struct {
 	reason Reason
-	peer   *peer // also on refusal, when it is known
-	rule   *acl.Rule
+	peer   *peer     // also on refusal, when it is known
+	rule   *acl.Rule // that allows, or for ReasonDenied the deny
 	until  int64
 }
 
@@ -63,9 +63,9 @@ func (r *ruling) judge(q question, now int64) judgement {
 		if _, denied := r.deny[j.peer.id]; denied {
 			return judgement{reason: ReasonDeparting, peer: j.peer}
 		}
-		rule, until, ok := rs.mayOpen(local, remote, q, now)
-		if !ok {
-			return judgement{reason: ReasonNoRule, peer: j.peer}
+		rule, until, reason := rs.mayOpen(local, remote, q, now)
+		if reason != ReasonNone {
+			return judgement{reason: reason, peer: j.peer, rule: rule}
 		}
 		if i == 0 {
 			j.rule = rule
@@ -75,9 +75,10 @@ func (r *ruling) judge(q question, now int64) judgement {
 	return j
 }
 
-func (rs *ruleset) mayOpen(local, remote end, q question, now int64) (*acl.Rule, int64, bool) {
+// mayOpen returns the first rule that allows the flow and when the last one ends, or why none does.
+func (rs *ruleset) mayOpen(local, remote end, q question, now int64) (*acl.Rule, int64, Reason) {
 	if local.class == nobody || remote.class == nobody {
-		return nil, 0, false
+		return nil, 0, ReasonNoRule
 	}
 	src, dst := local, remote
 	if q.dir == ingress {
@@ -86,14 +87,14 @@ func (rs *ruleset) mayOpen(local, remote end, q question, now int64) (*acl.Rule,
 	k := pairKey{src: src.class, dst: dst.class, servers: dst.servers}
 	k.sameOwner = !local.routed && !remote.routed && local.node.owner != "" && local.node.owner == remote.node.owner
 	p := rs.pair(k)
-	if _, _, refused := p.deny.find(q.proto, q.port, now); refused {
-		return nil, 0, false
+	if i, _, refused := p.deny.find(q.proto, q.port, now); refused {
+		return &rs.source.Denies[i], 0, ReasonDenied
 	}
 	i, until, ok := p.allow.find(q.proto, q.port, now)
 	if !ok {
-		return nil, 0, false
+		return nil, 0, ReasonNoRule
 	}
-	return &rs.source.Rules[i], until, true
+	return &rs.source.Rules[i], until, ReasonNone
 }
 
 // whose tells which peer a far address belongs to, and whether a near one is ours.
@@ -156,7 +157,7 @@ func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) Reason {
 	q := o.k.question(o.dir)
 	j := r.judge(q, now)
 	if j.reason != ReasonNone {
-		if j.reason == ReasonNoRule && o.dir == ingress && len(r.sets) == 1 {
+		if r.proves(j.reason, o.dir) {
 			j.peer.note(q, r.generation, now)
 		}
 		return j.reason
@@ -214,6 +215,12 @@ func (o *opening) cannotOpen() Reason {
 		return ReasonTCPFlags
 	}
 	return ReasonNoFlow
+}
+
+// proves tells whether a peer under the same rules would not have sent what was refused for this reason. While a change of rules is under
+// way, two sets of them hold, and it proves nothing.
+func (r *ruling) proves(reason Reason, dir direction) bool {
+	return dir == ingress && (reason == ReasonNoRule || reason == ReasonDenied) && len(r.sets) == 1
 }
 
 // rejudge asks about a live flow again, and cuts it when it is not allowed any more. It reports whether the flow lives.
