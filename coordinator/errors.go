@@ -22,6 +22,7 @@ const (
 	CodeNotFound   = "not-found"
 	CodeConflict   = "conflict" // e.g. a name in use
 	CodeInvalid    = "invalid"
+	CodeToken      = "token"       // the token asked with, not saying what is wrong with it
 	CodeSignIn     = "sign-in"     // wrong e-mail, password or code, not saying which
 	CodeWrongCode  = "wrong-code"  // the code typed for a joining node
 	CodeTicketOver = "ticket-over" // expired, used, denied or spoiled

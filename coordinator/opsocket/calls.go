@@ -39,6 +39,13 @@ var (
 	KeysRevoke = Call[Ref, None]{"keys.revoke"}
 )
 
+// Calls about tokens.
+var (
+	TokensCreate = Call[NewToken, CreatedToken]{"tokens.create"}
+	TokensList   = Call[None, []coordinator.Token]{"tokens.list"}
+	TokensRevoke = Call[Ref, None]{"tokens.revoke"}
+)
+
 // Calls about policy, its enforcement, and the audit log.
 var (
 	PolicyStatus   = Call[None, coordinator.PolicyStatus]{"policy.status"}
@@ -54,7 +61,7 @@ var (
 	AuditList      = Call[Page, []coordinator.AuditRecord]{"audit.list"}
 )
 
-// Ref names a node (name or id), a user (login), a key (id) or a policy (commit, or the first 7 digits of it at least).
+// Ref names a node (name or id), a user (login), a key or token (id) or a policy (commit, or the first 7 digits of it at least).
 type Ref struct {
 	Ref string `json:"ref"`
 }
@@ -95,6 +102,19 @@ type NewKey struct {
 type CreatedKey struct {
 	Key  coordinator.AuthKey `json:"key"`
 	Text string              `json:"text"`
+}
+
+// NewToken asks for a token; Life 0 is the default.
+type NewToken struct {
+	Scope coordinator.Scope `json:"scope"`
+	Note  string            `json:"note"`
+	Life  time.Duration     `json:"life"` // ns
+}
+
+// CreatedToken carries the token's text, which is shown once.
+type CreatedToken struct {
+	Token coordinator.Token `json:"token"`
+	Text  string            `json:"text"`
 }
 
 // Reload fetches the policy now; Accept names a commit that may be taken although it rewrites history.

@@ -46,6 +46,13 @@ type Keys interface {
 	RevokeAuthKey(ctx context.Context, a coordinator.Actor, id string) error
 }
 
+// Tokens is what the socket needs for tokens.
+type Tokens interface {
+	CreateToken(context.Context, coordinator.Actor, coordinator.NewToken) (coordinator.Token, string, error)
+	Tokens(context.Context, coordinator.Actor) ([]coordinator.Token, error)
+	RevokeToken(ctx context.Context, a coordinator.Actor, id string) error
+}
+
 // Policy is what the socket needs for policy and its record.
 type Policy interface {
 	PolicyStatus(context.Context, coordinator.Actor) (coordinator.PolicyStatus, error)
@@ -66,6 +73,7 @@ type API interface {
 	Nodes
 	People
 	Keys
+	Tokens
 	Policy
 }
 
@@ -82,6 +90,7 @@ func Handler(api API, url string, logger *slog.Logger) http.Handler {
 	handleNodes(s, api)
 	handlePeople(s, api, url)
 	handleKeys(s, api)
+	handleTokens(s, api)
 	handlePolicy(s, api)
 	return s.mux
 }
@@ -127,6 +136,19 @@ func handleKeys(s *server, api Keys) {
 	})
 	handle(s, KeysRevoke, func(ctx context.Context, a coordinator.Actor, r Ref) (None, error) {
 		return None{}, api.RevokeAuthKey(ctx, a, r.Ref)
+	})
+}
+
+func handleTokens(s *server, api Tokens) {
+	handle(s, TokensCreate, func(ctx context.Context, a coordinator.Actor, r NewToken) (CreatedToken, error) {
+		t, text, err := api.CreateToken(ctx, a, coordinator.NewToken{Scope: r.Scope, Note: r.Note, Life: r.Life})
+		return CreatedToken{t, text}, err
+	})
+	handle(s, TokensList, func(ctx context.Context, a coordinator.Actor, _ None) ([]coordinator.Token, error) {
+		return api.Tokens(ctx, a)
+	})
+	handle(s, TokensRevoke, func(ctx context.Context, a coordinator.Actor, r Ref) (None, error) {
+		return None{}, api.RevokeToken(ctx, a, r.Ref)
 	})
 }
 
