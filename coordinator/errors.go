@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
 )
 
@@ -12,6 +13,8 @@ import (
 type Error struct {
 	Code    string
 	Message string // one sentence, and what to do
+	// Errors are every mistake in a policy's text that was asked about; none otherwise.
+	Errors []acl.Diagnostic
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -22,7 +25,6 @@ const (
 	CodeNotFound   = "not-found"
 	CodeConflict   = "conflict" // e.g. a name in use
 	CodeInvalid    = "invalid"
-	CodeToken      = "token"       // the token asked with, not saying what is wrong with it
 	CodeSignIn     = "sign-in"     // wrong e-mail, password or code, not saying which
 	CodeWrongCode  = "wrong-code"  // the code typed for a joining node
 	CodeTicketOver = "ticket-over" // expired, used, denied or spoiled

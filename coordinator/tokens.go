@@ -135,10 +135,10 @@ func (c *Coordinator) RevokeToken(ctx context.Context, a Actor, id string) error
 }
 
 // errToken is the one answer to every token that is not taken: which of its faults it was is for the audit log.
-var errToken = refuse(CodeToken,
+var errToken = refuse(protocol.CodeToken,
 	"no valid token came with the request: it is missing, mistyped, expired or revoked; `picket-coordinator tokens create` on the coordinator's host makes one")
 
-// TokenActor is who asks with a token's text, from an address. CodeToken, in the same words whatever is wrong, when the token is not
+// TokenActor is who asks with a token's text, from an address. protocol.CodeToken, in the same words whatever is wrong, when the token is not
 // taken. What the actor may do is decided where it does it, which reads the token again.
 func (c *Coordinator) TokenActor(ctx context.Context, text string, from netip.Addr) (Actor, error) {
 	a := Actor{Kind: ActorToken, From: from}

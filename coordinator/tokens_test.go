@@ -90,7 +90,7 @@ func TestTokenRefuses(t *testing.T) {
 			inTime(t, func(t *testing.T, n *testnet) {
 				text := c.text(n)
 				a, err := n.TokenActor(n.ctx, text, elsewhere)
-				wantCode(t, name, err, coordinator.CodeToken)
+				wantCode(t, name, err, protocol.CodeToken)
 				if a != (coordinator.Actor{}) {
 					t.Errorf("it acts as %+v", a)
 				}
@@ -211,7 +211,7 @@ func TestTokenStorageFails(t *testing.T) {
 	}
 	n.faults.full.Store(true)
 	_, err = n.TokenActor(n.ctx, "picket-token-x", elsewhere)
-	wantCode(t, "a wrong token, with the disk full", err, coordinator.CodeToken)
+	wantCode(t, "a wrong token, with the disk full", err, protocol.CodeToken)
 	n.faults.reads.Store(true)
 	_, err = n.TokenActor(n.ctx, text, elsewhere)
 	wantCode(t, "a token that cannot be looked up", err, protocol.CodeUnavailable)
@@ -224,7 +224,7 @@ func TestRefusedTokensFillNoLog(t *testing.T) {
 	inTime(t, func(t *testing.T, n *testnet) {
 		for range 100 {
 			_, err := n.TokenActor(n.ctx, "picket-token-x", elsewhere)
-			wantCode(t, "a wrong token", err, coordinator.CodeToken)
+			wantCode(t, "a wrong token", err, protocol.CodeToken)
 		}
 		count := func() (refused int) {
 			for _, a := range n.actions() {

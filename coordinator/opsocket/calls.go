@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"picket.internal/coordinator"
+	"picket.internal/coordinator/protocol"
 )
 
 // Call is one thing an operator may ask: its name on the wire, with the shapes of request and result.
@@ -55,7 +56,8 @@ var (
 	PolicyPin      = Call[Ref, coordinator.Change]{"policy.pin"}
 	PolicyUnpin    = Call[None, Reloaded]{"policy.unpin"}
 	PolicyList     = Call[None, []coordinator.PolicyVersion]{"policy.list"}
-	PolicyImpact   = Call[PolicyText, coordinator.Impact]{"policy.impact"}
+	PolicyImpact   = Call[protocol.PolicyText, coordinator.Impact]{"policy.impact"}
+	PolicyExport   = Call[None, Directory]{"policy.directory"}
 	PolicyWhy      = Call[WhyFlow, coordinator.WhyAnswer]{"policy.why"}
 	Enforced       = Call[Await, coordinator.Enforcement]{"enforced"}
 	AuditList      = Call[Page, []coordinator.AuditRecord]{"audit.list"}
@@ -122,9 +124,9 @@ type Reload struct {
 	Accept string `json:"accept,omitempty"`
 }
 
-// PolicyText is a policy to be judged by the live flows, without putting it in force.
-type PolicyText struct {
-	Text []byte `json:"text"`
+// Directory is a directory file, as acl.ParseDirectory reads it.
+type Directory struct {
+	Text string `json:"text"`
 }
 
 // Reloaded is what came of a Reload, or of what fetches as well; Change.Generation is the one in force when nothing changed.

@@ -63,6 +63,7 @@ type Policy interface {
 	UnpinPolicy(context.Context, coordinator.Actor) (coordinator.PolicyStatus, coordinator.Change, error)
 	PolicyHistory(context.Context, coordinator.Actor) ([]coordinator.PolicyVersion, error)
 	PolicyImpact(ctx context.Context, a coordinator.Actor, text []byte) (coordinator.Impact, error)
+	PolicyDirectory(ctx context.Context, a coordinator.Actor) ([]byte, error)
 	Why(ctx context.Context, a coordinator.Actor, src, dst string) (coordinator.WhyAnswer, error)
 	Enforced(ctx context.Context, a coordinator.Actor, g uint64) (coordinator.Enforcement, error)
 	Audit(ctx context.Context, a coordinator.Actor, limit int, before int64) ([]coordinator.AuditRecord, error)
@@ -177,8 +178,12 @@ func handlePolicy(s *server, api Policy) {
 	handle(s, PolicyList, func(ctx context.Context, a coordinator.Actor, _ None) ([]coordinator.PolicyVersion, error) {
 		return api.PolicyHistory(ctx, a)
 	})
-	handleUpTo(s, maxPolicyRequest, PolicyImpact, func(ctx context.Context, a coordinator.Actor, r PolicyText) (coordinator.Impact, error) {
+	handleUpTo(s, maxPolicyRequest, PolicyImpact, func(ctx context.Context, a coordinator.Actor, r protocol.PolicyText) (coordinator.Impact, error) {
 		return api.PolicyImpact(ctx, a, r.Text)
+	})
+	handle(s, PolicyExport, func(ctx context.Context, a coordinator.Actor, _ None) (Directory, error) {
+		text, err := api.PolicyDirectory(ctx, a)
+		return Directory{string(text)}, err
 	})
 	handle(s, PolicyWhy, func(ctx context.Context, a coordinator.Actor, r WhyFlow) (coordinator.WhyAnswer, error) {
 		return api.Why(ctx, a, r.Src, r.Dst)
@@ -232,7 +237,7 @@ func (s *server) refuse(w http.ResponseWriter, call string, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(statusOf(e.Code))
-	_ = json.NewEncoder(w).Encode(protocol.Problem{Code: e.Code, Message: e.Message})
+	_ = json.NewEncoder(w).Encode(protocol.Problem{Code: e.Code, Message: e.Message, Errors: e.Errors})
 }
 
 func statusOf(code string) int {
