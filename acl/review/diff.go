@@ -16,6 +16,8 @@ type Changes struct {
 	Lines    []Line  `json:"flows"`
 	Also     []Aside `json:"also"`
 	Widening bool    `json:"widens"` // Widens, for who reads it as JSON
+	// Live is set by who knows what is live; nil is left out.
+	Live *Live `json:"live,omitempty"`
 }
 
 // Diff compares two policies over a directory, as of now; over stand-ins where d is nil. It fails only when a policy does not compile.
