@@ -66,7 +66,7 @@ func (l *Live) section() section {
 		s.lines = append(s.lines, fmt.Sprintf("- and %s more", number(rest, "flow")))
 	}
 	if l.Concerns != "" {
-		s.lines = append(s.lines, "- an end of each of them: "+l.Concerns)
+		s.lines = append(s.lines, "- one end of each is "+l.Concerns)
 	}
 	for _, g := range l.Emptied {
 		s.lines = append(s.lines, "- nobody would be in "+g+" any more")

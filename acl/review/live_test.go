@@ -29,7 +29,7 @@ Live flows that would be cut:
   - tag:ci -> tag:db tcp 22 (was grants[1], line 4): 10 flows
   - a` + "`" + `@x -> tag:db icmp (was grants[0], line 3): 1 flow
   - and 1 flow more
-  - an end of each of them: node a` + "`" + `b
+  - one end of each is node a` + "`" + `b
   - nobody would be in group:eng (2 people) any more
   ! not counted, as they do not answer: x, y
   ! counted in part, as they have too many: n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 10 more
@@ -42,7 +42,7 @@ Live flows that would be cut:
 - tag:ci -> tag:db tcp 22 (was grants[1], line 4): 10 flows
 - a'@x -> tag:db icmp (was grants[0], line 3): 1 flow
 - and 1 flow more
-- an end of each of them: node a'b
+- one end of each is node a'b
 - nobody would be in group:eng (2 people) any more
 ! not counted, as they do not answer: x, y
 ! counted in part, as they have too many: n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 10 more

@@ -26,7 +26,7 @@ func tokensCommand() *cli.Command {
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "for", Usage: "what it is for: `policy:read`, to read who and what exists and the policy in force, and to ask what a policy would do"},
 					&cli.StringFlag{Name: "expires", Value: "90d", Usage: "valid for `TIME`, such as 30d or 12h; at most 365d"},
-					&cli.StringFlag{Name: "note", Usage: "what people should know about it, such as `TEXT` that says where it is kept"},
+					&cli.StringFlag{Name: "note", Usage: "`TEXT` for people: what it is for, and where it is kept"},
 				}, common...),
 				Description: "It changes nothing, whoever has it. `picket acl diff --coordinator JOIN --token-file FILE` asks with it.\n\n" +
 					"Examples:\n\n   picket-coordinator tokens create --for policy:read --note CI\n   picket-coordinator tokens create --for policy:read --expires 30d --json"},

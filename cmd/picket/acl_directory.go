@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,7 +23,7 @@ func aclDirectoryCommand() *cli.Command {
 			"Exit status 2 when the coordinator cannot be asked; then nothing is written.\n\nExamples:\n\n" +
 			"   picket acl directory --coordinator 'https://picket.example.com:8443#FINGERPRINT' --token-file token --output directory.json\n" +
 			"   PICKET_TOKEN=… picket acl directory --coordinator 'https://…#…'",
-		Flags: append(coordinatorFlags(), &cli.StringFlag{Name: "output", Usage: "write `FILE`, whole or not at all, not standard output"}),
+		Flags: append(coordinatorFlags(), &cli.StringFlag{Name: "output", Usage: "write to `FILE`, whole or not at all; without it, to standard output"}),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
 				return err
@@ -62,13 +63,16 @@ func writeDirectory(c *cli.Context, d *acl.Directory) error {
 
 // writeFile is replaceFile for a file that need not be there.
 func writeFile(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if errors.Is(err, fs.ErrExist) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return replaceFile(path, content)
 	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".picket-directory-*")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	return errors.Join(err, f.Close())
+	defer os.Remove(f.Name()) // once it is renamed there is nothing under that name
+	if err := fill(f, content, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
