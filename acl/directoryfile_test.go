@@ -109,6 +109,7 @@ func FuzzParseDirectory(f *testing.F) {
 			}
 			return
 		}
+		sameDirectory(t, d)
 		ids, addresses := map[NodeID]bool{}, map[netip.Addr]bool{}
 		for _, n := range d.Nodes {
 			if !plainID(string(n.ID)) || ids[n.ID] || n.Name == "" {

@@ -14,6 +14,7 @@ const (
 	ActorOperator ActorKind = "operator" // on the unix socket
 	ActorUser     ActorKind = "user"     // signed in on the pages
 	ActorNode     ActorKind = "node"     // proved by its device key
+	ActorToken    ActorKind = "token"    // a program elsewhere, with a token
 	ActorSystem   ActorKind = "system"   // the coordinator itself: policy fetches, expiry
 )
 
@@ -28,11 +29,12 @@ const (
 
 // Actor is who asks. The zero Actor may do nothing.
 type Actor struct {
-	Kind ActorKind
-	User acl.UserID // of ActorUser
-	Node acl.NodeID // of ActorNode
-	Name string     // for the audit log: login, node name, or the unix uid
-	From netip.Addr // where the request came from; may be zero
+	Kind  ActorKind
+	User  acl.UserID // of ActorUser
+	Node  acl.NodeID // of ActorNode
+	Token string     // of ActorToken: its id
+	Name  string     // for the audit log: login, node name, token id, or the unix uid
+	From  netip.Addr // where the request came from; may be zero
 }
 
 // String is how the audit log names the actor.

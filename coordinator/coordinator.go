@@ -73,7 +73,7 @@ type Coordinator struct {
 	tickets   board
 	nonces    nonces
 	budgets   budgets
-	failures  *rate.Limiter // of sign-in failures in the audit log
+	failures  struct{ signIn, token *rate.Limiter } // of those in the audit log
 	policy    policyKeeper
 	asker     asker
 	began     time.Time // by this process's clock
@@ -88,7 +88,8 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	c := &Coordinator{config: config, store: config.Store, log: config.Logger}
 	c.secrets = deriveSecrets(config.Key)
 	c.hashing = newHasher(config.Passwords)
-	c.failures = rate.NewLimiter(rate.Every(time.Minute/failuresPerMinute), failuresPerMinute)
+	c.failures.signIn = rate.NewLimiter(rate.Every(time.Minute/failuresPerMinute), failuresPerMinute)
+	c.failures.token = rate.NewLimiter(rate.Every(time.Minute/failuresPerMinute), failuresPerMinute)
 	c.nonces.init()
 	c.hub.init()
 	c.ledger.init()

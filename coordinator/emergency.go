@@ -32,7 +32,7 @@ type victim struct {
 
 // people is what finding a victim reads: a transaction, or the world when storage fails.
 type people interface {
-	UserByID(acl.UserID) (UserRow, error)
+	userReader
 	UserByLogin(string) (UserRow, error)
 	Users() ([]UserRow, error)
 	NodeByID(acl.NodeID) (NodeRow, error)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
 )
 
@@ -12,6 +13,8 @@ import (
 type Error struct {
 	Code    string
 	Message string // one sentence, and what to do
+	// Errors are every mistake in a policy's text that was asked about; none otherwise.
+	Errors []acl.Diagnostic
 }
 
 func (e *Error) Error() string { return e.Message }

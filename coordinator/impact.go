@@ -3,6 +3,7 @@ package coordinator
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -10,47 +11,14 @@ import (
 	"strings"
 
 	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
 )
 
-// Impact is what a policy would take from the network as it is now.
-type Impact struct {
-	Live int `json:"live"` // flows that the policy in force allows, each counted once
-	Cut  int `json:"cut"`  // of them, those that the other policy does not allow
-	// Cuts sums them up, the most first; at most maxCuts.
-	Cuts []CutFlows `json:"cuts"`
-	// Concerns is the one node or person at an end of every flow in Cut; empty when there is none such.
-	Concerns string `json:"concerns,omitempty"`
-	// Emptied are the groups that rules of the policy in force name and that nobody would be in any more.
-	Emptied []EmptiedGroup `json:"emptied"`
-	// Unknown are the nodes that may have flows which are not counted, and Truncated those that told a part of theirs only; by name.
-	Unknown   []string `json:"unknown"`
-	Truncated []string `json:"truncated"`
-}
-
-// CutFlows are flows between the same identities, by the same rule of the policy in force.
-type CutFlows struct {
-	Src   string `json:"src"` // the tags of a node, a group of its owner that rules name, its owner, or an address
-	Dst   string `json:"dst"`
-	Ports string `json:"ports"` // "tcp 443"
-	Rule  string `json:"rule"`  // "grants[0], line 3"
-	Flows int    `json:"flows"`
-}
-
-func (f CutFlows) String() string {
-	return fmt.Sprintf("%s <- %s %s (%s): %s", f.Dst, f.Src, f.Ports, f.Rule, plural(f.Flows, "flow"))
-}
-
-// EmptiedGroup is a group with the people who were in it.
-type EmptiedGroup struct {
-	Group  string   `json:"group"`
-	People []string `json:"people"` // at most maxPeople
-	Count  int      `json:"count"`
-}
-
-// Bounds of an Impact, which is stored and shown.
-const (
-	maxCuts   = 50
-	maxPeople = 50
+// What a policy would take from the network as it is now, as it goes over the wire and into the store.
+type (
+	Impact       = protocol.Impact
+	CutFlows     = protocol.CutFlows
+	EmptiedGroup = protocol.EmptiedGroup
 )
 
 func plural(n int, what string) string {
@@ -67,10 +35,20 @@ func (c *Coordinator) PolicyImpact(ctx context.Context, a Actor, text []byte) (I
 	}
 	p, err := acl.Parse(text)
 	if err != nil {
-		return Impact{}, refuse(CodeInvalid, "the policy is not sound: %s", policyErrors(err)[0])
+		return Impact{}, unsound(err)
 	}
 	i, err := c.impactOf(ctx, c.world.Load(), p)
 	return i, c.outward(ctx, err)
+}
+
+// unsound is a refusal of a policy's text with all that acl.Parse found in it; the sentence names the first.
+func unsound(err error) error {
+	e := refuse(CodeInvalid, "the policy is not sound: %s", oneLine(policyErrors(err)[0], 900))
+	var all acl.Errors
+	if errors.As(err, &all) {
+		e.Errors = all
+	}
+	return e
 }
 
 // impactOf counts the live flows and judges them by the policy of w and by next.
@@ -198,7 +176,7 @@ func (j *impactJudge) impact() Impact {
 	slices.SortFunc(i.Cuts, func(a, b CutFlows) int {
 		return cmp.Or(cmp.Compare(b.Flows, a.Flows), strings.Compare(a.String(), b.String()))
 	})
-	i.Cuts = i.Cuts[:min(len(i.Cuts), maxCuts)]
+	i.Cuts = i.Cuts[:min(len(i.Cuts), protocol.MaxCuts)]
 	for _, who := range slices.Sorted(maps.Keys(j.common)) {
 		if i.Concerns == "" || strings.HasPrefix(who, "node ") { // which says more than whose it is
 			i.Concerns = who
@@ -222,7 +200,7 @@ func emptied(was, next *acl.Policy) []EmptiedGroup {
 		if !there && slices.ContainsFunc(people, func(login string) bool { return lives(next, named, g, login) }) {
 			continue
 		}
-		out = append(out, EmptiedGroup{Group: g, People: people[:min(len(people), maxPeople)], Count: len(people)})
+		out = append(out, EmptiedGroup{Group: g, People: people[:min(len(people), protocol.MaxEmptied)], Count: len(people)})
 	}
 	return out
 }

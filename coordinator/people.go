@@ -271,7 +271,7 @@ func (ch *change) invite(login string, r Role) (UserRow, error) {
 	return u, ch.UpdateUser(u)
 }
 
-// RemoveUser removes the account, its page sessions, nodes and auth keys. The last admin can only be removed by the operator. When storage
+// RemoveUser removes the account, its page sessions, nodes, auth keys and tokens. The last admin can only be removed by the operator. When storage
 // fails it takes effect all the same, and the error, with CodeUnavailable, comes together with the change.
 func (c *Coordinator) RemoveUser(ctx context.Context, a Actor, login string) (Change, error) {
 	pick := func(p people) (victim, error) {
@@ -327,7 +327,11 @@ func (ch *change) removeUser(id acl.UserID) error {
 	if err != nil {
 		return err
 	}
+	tokens, err := ch.RevokeTokensOf(id)
+	if err != nil {
+		return err
+	}
 	ch.narrow()
-	ch.record("user.remove", u.Login, fmt.Sprintf("with %d auth keys", keys))
+	ch.record("user.remove", u.Login, fmt.Sprintf("with %d auth keys and %s", keys, plural(tokens, "token")))
 	return ch.DeleteUser(id)
 }

@@ -299,6 +299,7 @@ func TestDatabaseHoldsNoSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, policyToken := n.token(operator)
 	tk := n.device("x").ticket()
 	n.stop()
 	var dump []byte
@@ -310,7 +311,7 @@ func TestDatabaseHoldsNoSecret(t *testing.T) {
 		}
 		dump = append(dump, b...)
 	}
-	secrets := append([]string{p.password, p.totp, invite, authKey, authKey[len(authKey)-52:], tk.Secret, tk.Code, strings.ReplaceAll(tk.Code, "-", "")}, p.recovery...)
+	secrets := append([]string{p.password, p.totp, invite, authKey, authKey[len(authKey)-52:], policyToken, policyToken[len(policyToken)-52:], tk.Secret, tk.Code, strings.ReplaceAll(tk.Code, "-", "")}, p.recovery...)
 	for _, s := range secrets {
 		if strings.Contains(strings.ToLower(string(dump)), strings.ToLower(s)) {
 			t.Errorf("the database holds %q", s)

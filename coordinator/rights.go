@@ -21,9 +21,11 @@ const (
 	rightAddUser        right = "add users"
 	rightRemoveUser     right = "remove users"
 	rightAuthKeys       right = "manage auth keys"
+	rightTokens         right = "manage tokens"
 	rightReadPolicy     right = "read the policy"
 	rightLoadPolicy     right = "load the policy"
 	rightReadFlows      right = "see which flows are live"
+	rightReadDirectory  right = "read who and what exists"
 	rightAskWhy         right = "ask about others' flows"
 	rightEnforcement    right = "see which nodes enforce a change"
 	rightReadAudit      right = "read the audit log"
@@ -40,26 +42,28 @@ const (
 
 // rights is the one table of who may do what (R32). Who is not in it, or not in a row, may not.
 var rights = map[right]row{
-	rightListNodes:      {all, all, own},
-	rightShowNode:       {all, all, own},
-	rightRenameNode:     {all, all, own},
-	rightRemoveNode:     {all, all, own},
-	rightQuarantineNode: {all, all, none},
-	rightJudgeTicket:    {none, own, own}, // a ticket becomes the judge's own node; the operator is no person
-	rightListUsers:      {all, all, none},
-	rightAddUser:        {all, all, none},
-	rightRemoveUser:     {all, all, none},
-	rightAuthKeys:       {all, all, none},
-	rightReadPolicy:     {all, all, none},
-	rightLoadPolicy:     {all, all, none},
-	rightReadFlows:      {all, all, none},
-	rightAskWhy:         {all, all, none},
-	rightEnforcement:    {all, all, own},
-	rightReadAudit:      {all, all, none},
+	rightListNodes:      {all, all, own, none},
+	rightShowNode:       {all, all, own, none},
+	rightRenameNode:     {all, all, own, none},
+	rightRemoveNode:     {all, all, own, none},
+	rightQuarantineNode: {all, all, none, none},
+	rightJudgeTicket:    {none, own, own, none}, // a ticket becomes the judge's own node; the operator is no person
+	rightListUsers:      {all, all, none, none},
+	rightAddUser:        {all, all, none, none},
+	rightRemoveUser:     {all, all, none, none},
+	rightAuthKeys:       {all, all, none, none},
+	rightTokens:         {all, all, none, none},
+	rightReadDirectory:  {all, all, none, all},
+	rightReadPolicy:     {all, all, none, all},
+	rightLoadPolicy:     {all, all, none, none},
+	rightReadFlows:      {all, all, none, all},
+	rightAskWhy:         {all, all, none, none},
+	rightEnforcement:    {all, all, own, none},
+	rightReadAudit:      {all, all, none, none},
 }
 
 // row is one right's reach by who asks.
-type row struct{ operator, admin, member reach }
+type row struct{ operator, admin, member, policyToken reach }
 
 func (w row) of(r Role) reach {
 	switch r {
@@ -74,6 +78,8 @@ func (w row) of(r Role) reach {
 // userReader is where roles are read: the transaction that acts (R26), or the world in memory when there is none.
 type userReader interface {
 	UserByID(acl.UserID) (UserRow, error)
+	// ValidToken is the token, unless it is revoked or expired: then ErrNoRow. So is every token to what holds none.
+	ValidToken(id string) (TokenRow, error)
 }
 
 // reachOf returns how far a may go with r; CodeForbidden when nowhere.
@@ -90,11 +96,40 @@ func reachOf(users userReader, a Actor, r right) (reach, error) {
 		if err == nil && u.Active {
 			got = row.of(u.Role)
 		}
+	case ActorToken:
+		var err error
+		if got, err = row.ofToken(users, a.Token); isStorage(err) {
+			return none, err
+		}
 	}
 	if got == none {
 		return none, refuse(CodeForbidden, "%s may not %s", a, r)
 	}
 	return got, nil
+}
+
+// ofToken is the reach of the token with that id: none, unless it is valid, is for such things, and who made it still may make tokens (R26).
+func (w row) ofToken(users userReader, id string) (reach, error) {
+	t, err := users.ValidToken(id)
+	if errors.Is(err, ErrNoRow) {
+		return none, nil
+	}
+	if err == nil {
+		err = makerStands(users, t)
+	}
+	if err != nil || t.Scope != ScopePolicy {
+		return none, err
+	}
+	return w.policyToken, nil
+}
+
+// makerStands refuses a token whose maker may not make tokens any more.
+func makerStands(users userReader, t TokenRow) error {
+	if t.User == "" {
+		return nil // the operator
+	}
+	_, err := reachOf(users, Actor{Kind: ActorUser, User: t.User}, rightTokens)
+	return err
 }
 
 // may refuses a unless r reaches an object of owner. An object out of reach is CodeNotFound: its existence is not told either.

@@ -20,6 +20,7 @@ func TestRights(t *testing.T) {
 	n.device("his").join(member)
 	n.device("db").joinTagged("tag:db")
 	ctx := context.Background()
+	k, _ := n.token(operator)
 	actors := map[string]coordinator.Actor{
 		"nobody":          {},
 		"a node":          {Kind: coordinator.ActorNode, Name: "db"},
@@ -30,10 +31,13 @@ func TestRights(t *testing.T) {
 		"a member":        member.actor(),
 		"an admin":        admin.actor(),
 		"the operator":    operator,
+		"a token":         {Kind: coordinator.ActorToken, Token: k.ID},
+		"a token by name": {Kind: coordinator.ActorToken, Name: k.ID},
+		"another token":   n.tokenOf("nodes:write"),
 	}
 	methods := map[string]struct {
 		call func(coordinator.Actor) error
-		may  string // kinds that may: o operator, a admin, m member
+		may  string // kinds that may: o operator, a admin, m member, t token
 	}{
 		"Nodes":               {func(a coordinator.Actor) error { _, err := n.Nodes(ctx, a); return err }, "oam"},
 		"Node":                {func(a coordinator.Actor) error { _, err := n.Node(ctx, a, "db"); return err }, "oa"},
@@ -52,24 +56,32 @@ func TestRights(t *testing.T) {
 			_, _, err := n.CreateAuthKey(ctx, a, coordinator.NewAuthKey{Tags: []string{"tag:db"}})
 			return err
 		}, "oa"},
-		"AuthKeys":       {func(a coordinator.Actor) error { _, err := n.AuthKeys(ctx, a); return err }, "oa"},
-		"RevokeAuthKey":  {func(a coordinator.Actor) error { return n.RevokeAuthKey(ctx, a, "none") }, "oa"},
-		"PolicyStatus":   {func(a coordinator.Actor) error { _, err := n.PolicyStatus(ctx, a); return err }, "oa"},
-		"ReloadPolicy":   {func(a coordinator.Actor) error { _, _, err := n.ReloadPolicy(ctx, a, ""); return err }, "oa"},
-		"PolicyImpact":   {func(a coordinator.Actor) error { _, err := n.PolicyImpact(ctx, a, []byte(`{}`)); return err }, "oa"},
-		"ConfirmPolicy":  {func(a coordinator.Actor) error { _, _, err := n.ConfirmPolicy(ctx, a, "1111111"); return err }, "oa"},
-		"PolicyHistory":  {func(a coordinator.Actor) error { _, err := n.PolicyHistory(ctx, a); return err }, "oa"},
-		"RollbackPolicy": {func(a coordinator.Actor) error { _, err := n.RollbackPolicy(ctx, a, "1111111"); return err }, "oa"},
-		"PinPolicy":      {func(a coordinator.Actor) error { _, err := n.PinPolicy(ctx, a, "1111111"); return err }, "oa"},
-		"UnpinPolicy":    {func(a coordinator.Actor) error { _, _, err := n.UnpinPolicy(ctx, a); return err }, "oa"},
-		"Why":            {func(a coordinator.Actor) error { _, err := n.Why(ctx, a, "his", "db:22"); return err }, "oa"},
-		"Enforced":       {func(a coordinator.Actor) error { _, err := n.Enforced(ctx, a, 1); return err }, "oam"},
-		"Audit":          {func(a coordinator.Actor) error { _, err := n.Audit(ctx, a, 1, 0); return err }, "oa"},
-		"Ticket":         {func(a coordinator.Actor) error { _, err := n.Ticket(ctx, a, "none"); return err }, "am"},
-		"Approve":        {func(a coordinator.Actor) error { _, err := n.Approve(ctx, a, "none", "x"); return err }, "am"},
-		"DenyTicket":     {func(a coordinator.Actor) error { return n.DenyTicket(ctx, a, "none") }, "am"},
+		"AuthKeys":      {func(a coordinator.Actor) error { _, err := n.AuthKeys(ctx, a); return err }, "oa"},
+		"RevokeAuthKey": {func(a coordinator.Actor) error { return n.RevokeAuthKey(ctx, a, "none") }, "oa"},
+		"CreateToken": {func(a coordinator.Actor) error {
+			_, _, err := n.CreateToken(ctx, a, coordinator.NewToken{Scope: coordinator.ScopePolicy})
+			return err
+		}, "oa"},
+		"Tokens":          {func(a coordinator.Actor) error { _, err := n.Tokens(ctx, a); return err }, "oa"},
+		"RevokeToken":     {func(a coordinator.Actor) error { return n.RevokeToken(ctx, a, "none") }, "oa"},
+		"PolicyStatus":    {func(a coordinator.Actor) error { _, err := n.PolicyStatus(ctx, a); return err }, "oat"},
+		"ReloadPolicy":    {func(a coordinator.Actor) error { _, _, err := n.ReloadPolicy(ctx, a, ""); return err }, "oa"},
+		"PolicyImpact":    {func(a coordinator.Actor) error { _, err := n.PolicyImpact(ctx, a, []byte(`{}`)); return err }, "oat"},
+		"PolicyInForce":   {func(a coordinator.Actor) error { _, err := n.PolicyInForce(ctx, a); return err }, "oat"},
+		"PolicyDirectory": {func(a coordinator.Actor) error { _, err := n.PolicyDirectory(ctx, a); return err }, "oat"},
+		"ConfirmPolicy":   {func(a coordinator.Actor) error { _, _, err := n.ConfirmPolicy(ctx, a, "1111111"); return err }, "oa"},
+		"PolicyHistory":   {func(a coordinator.Actor) error { _, err := n.PolicyHistory(ctx, a); return err }, "oat"},
+		"RollbackPolicy":  {func(a coordinator.Actor) error { _, err := n.RollbackPolicy(ctx, a, "1111111"); return err }, "oa"},
+		"PinPolicy":       {func(a coordinator.Actor) error { _, err := n.PinPolicy(ctx, a, "1111111"); return err }, "oa"},
+		"UnpinPolicy":     {func(a coordinator.Actor) error { _, _, err := n.UnpinPolicy(ctx, a); return err }, "oa"},
+		"Why":             {func(a coordinator.Actor) error { _, err := n.Why(ctx, a, "his", "db:22"); return err }, "oa"},
+		"Enforced":        {func(a coordinator.Actor) error { _, err := n.Enforced(ctx, a, 1); return err }, "oam"},
+		"Audit":           {func(a coordinator.Actor) error { _, err := n.Audit(ctx, a, 1, 0); return err }, "oa"},
+		"Ticket":          {func(a coordinator.Actor) error { _, err := n.Ticket(ctx, a, "none"); return err }, "am"},
+		"Approve":         {func(a coordinator.Actor) error { _, err := n.Approve(ctx, a, "none", "x"); return err }, "am"},
+		"DenyTicket":      {func(a coordinator.Actor) error { return n.DenyTicket(ctx, a, "none") }, "am"},
 	}
-	letters := map[string]string{"the operator": "o", "an admin": "a", "a member": "m"}
+	letters := map[string]string{"the operator": "o", "an admin": "a", "a member": "m", "a token": "t"}
 	for method, m := range methods {
 		for who, a := range actors {
 			letter, known := letters[who]

@@ -22,7 +22,7 @@ const (
 	tryWindow         = 5 * time.Minute
 	triesPerAccount   = 5
 	triesPerAddress   = 20
-	failuresPerMinute = 60 // sign-in failures recorded in the audit log; the others are counted in the process's log alone
+	failuresPerMinute = 60 // sign-in failures recorded in the audit log, and as many refused tokens; the others are in the process's log alone
 )
 
 // SignIn is what a person types to sign in: Code is a TOTP or a recovery code.
@@ -140,7 +140,7 @@ func (ch *change) spendCode(u UserRow, code string) (bool, error) {
 
 // recordFailure writes the same for every failure; an unknown account is not named, since people type passwords there.
 func (ch *change) recordFailure(u UserRow) error {
-	if !ch.c.failures.Allow() {
+	if !ch.c.failures.signIn.Allow() {
 		ch.c.log.Warn("a sign-in failed; too many do for the audit log", "from", ch.actor.from())
 		return nil
 	}

@@ -41,6 +41,7 @@ type ReadTx interface {
 	nodeReader
 	ticketReader
 	authKeyReader
+	tokenReader
 	policyReader
 	auditReader
 	receiptReader
@@ -55,6 +56,7 @@ type Tx interface {
 	nodeWriter
 	ticketWriter
 	authKeyWriter
+	tokenWriter
 	policyWriter
 	auditWriter
 	receiptWriter
@@ -221,6 +223,33 @@ type authKeyWriter interface {
 	SpendAuthKey(hash [32]byte) (bool, error)
 	RevokeAuthKey(id string) (bool, error) // false when there is none, or it was revoked before
 	RevokeAuthKeysOf(acl.UserID) (int, error)
+}
+
+// TokenRow is a token.
+type TokenRow struct {
+	ID      string
+	Hash    [32]byte // SHA-256 of the token's text
+	Scope   Scope
+	Note    string
+	Created time.Time
+	Expires time.Time
+	Used    time.Time // last; zero: never
+	Revoked bool
+	By      string     // for people
+	User    acl.UserID // who made it; empty for the operator
+}
+
+type tokenReader interface {
+	Tokens() ([]TokenRow, error) // newest first
+	TokenByHash([32]byte) (TokenRow, error)
+	ValidToken(id string) (TokenRow, error) // ErrNoRow also when it is revoked or expired
+}
+
+type tokenWriter interface {
+	InsertToken(TokenRow) error
+	UseToken(id string) error            // notes that it is used Now
+	RevokeToken(id string) (bool, error) // false when there is none, or it was revoked before
+	RevokeTokensOf(acl.UserID) (int, error)
 }
 
 // PolicyRow is a policy that was put in force.

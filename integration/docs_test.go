@@ -26,15 +26,15 @@ func TestGitopsExamples(t *testing.T) {
 	}
 	for _, b := range blocks {
 		checkYAML(t, b)
-		for _, want := range []string{"picket acl check --format ", "picket acl test policy.hujson", "picket acl diff old.hujson policy.hujson --directory directory.json --format markdown", `test "$status" = 3`} {
+		for _, want := range []string{"picket acl check --format ", `picket acl test --coordinator "$PICKET_COORDINATOR" policy.hujson`, `picket acl diff --coordinator "$PICKET_COORDINATOR" --format markdown policy.hujson`, `test "$status" = 3`} {
 			if !strings.Contains(b, want) {
 				t.Errorf("an example does not run %q", want)
 			}
 		}
 	}
-	for _, unsafe := range []string{"on: pull_request_target", "${{ github.event.pull_request.title", "${{ github.head_ref"} {
+	for _, unsafe := range []string{"on: pull_request_target", "$PICKET_TOKEN", "${{ github.event.pull_request.title", "${{ github.head_ref"} {
 		if strings.Contains(strings.Join(blocks, ""), unsafe) {
-			t.Errorf("an example has %q, by which a stranger runs code", unsafe)
+			t.Errorf("an example has %q, by which a stranger runs code, or a command line shows a secret", unsafe)
 		}
 	}
 }

@@ -10,12 +10,15 @@ import (
 
 // Changes are what one policy changes of another.
 type Changes struct {
-	StandIns bool    `json:"standIns"` // no directory was given: no number of nodes is known
+	Against  string  `json:"against,omitempty"` // what the old policy is, where that is set; else the reader knows
+	StandIns bool    `json:"standIns"`          // no directory was given: no number of nodes is known
 	Users    int     `json:"users"`
 	Nodes    int     `json:"nodes"`
 	Lines    []Line  `json:"flows"`
 	Also     []Aside `json:"also"`
 	Widening bool    `json:"widens"` // Widens, for who reads it as JSON
+	// Live is set by who knows what is live; nil is left out.
+	Live *Live `json:"live,omitempty"`
 }
 
 // Diff compares two policies over a directory, as of now; over stand-ins where d is nil. It fails only when a policy does not compile.
@@ -121,7 +124,12 @@ func number(n int, what string) string {
 }
 
 // Basis says what was compared over.
-func (c *Changes) Basis() string { return basis(c.StandIns, c.Nodes, c.Users) }
+func (c *Changes) Basis() string {
+	if c.Against != "" {
+		return "with " + c.Against + ", " + basis(c.StandIns, c.Nodes, c.Users)
+	}
+	return basis(c.StandIns, c.Nodes, c.Users)
+}
 
 func basis(standIns bool, nodes, users int) string {
 	if standIns {

@@ -125,12 +125,19 @@ func (c *Changes) report() (out []section) {
 		}
 		to.lines = append(to.lines, mark+" "+a.text())
 	}
-	return append(out, worse, also)
+	out = append(out, worse, also)
+	if c.Live != nil {
+		out = append(out, c.Live.section())
+	}
+	return out
 }
 
 // WriteText writes the changes for a terminal.
 func (c *Changes) WriteText(w io.Writer) {
-	fmt.Fprintf(w, "%s%s (compared %s).\n", strings.ToUpper(c.Summary()[:1]), c.Summary()[1:], c.Basis())
+	fmt.Fprintf(w, "%s (compared %s).\n", capital(c.Summary()), c.Basis())
+	if c.Live != nil {
+		fmt.Fprintf(w, "%s.\n", capital(c.Live.Summary()))
+	}
 	for _, s := range c.report() {
 		if len(s.lines) > 0 {
 			fmt.Fprintf(w, "\n%s:\n", s.title)
@@ -161,6 +168,9 @@ func (c *Changes) WriteMarkdown(w io.Writer) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "### Policy review\n\n%s: %s (compared %s).\n", head, summary, c.Basis())
+	if c.Live != nil {
+		fmt.Fprintf(&b, "\n%s.\n", c.Live.markdown())
+	}
 	room := maxMarkdown - b.Len()
 	for _, s := range c.report() {
 		if len(s.lines) == 0 {
@@ -178,6 +188,8 @@ func (c *Changes) WriteMarkdown(w io.Writer) {
 	}
 	io.WriteString(w, b.String())
 }
+
+func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 // block is a code block with those of lines that fit into room bytes, and the number of the others.
 func block(lines []string, room int) string {

@@ -49,6 +49,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			nodesCommand(),
 			usersCommand(),
 			keysCommand(),
+			tokensCommand(),
 			policyCommand(),
 			auditCommand(),
 			versionCommand(),

@@ -16,6 +16,7 @@ var (
 	nodeNames  = listed(opsocket.NodesList, func(n coordinator.NodeView) string { return n.Name })
 	userLogins = listed(opsocket.UsersList, func(u coordinator.User) string { return u.Login })
 	keyIDs     = listed(opsocket.KeysList, func(k coordinator.AuthKey) string { return k.ID })
+	tokenIDs   = listed(opsocket.TokensList, func(t coordinator.Token) string { return t.ID })
 	policyIDs  = listed(opsocket.PolicyList, func(v coordinator.PolicyVersion) string { return shortID(v.ID) })
 )
 

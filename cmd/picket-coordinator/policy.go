@@ -44,6 +44,8 @@ func policyCommand() *cli.Command {
 				Description: "Newer ones are fetched and checked, and none is taken until `policy unpin`. COMMIT, if given, must be the one in force.\n\nExample:\n\n   picket-coordinator policy pin"},
 			{Name: "unpin", Usage: "lift the pin, and take the newest policy", Flags: append(waitFlags(), common...), Action: policyUnpin,
 				Description: "Example:\n\n   picket-coordinator policy unpin --wait"},
+			policyDiffCommand(),
+			policyDirectoryCommand(),
 			{Name: "why", Usage: "judge a flow between any two nodes", ArgsUsage: "SRC DST:PORT[/PROTO]", Flags: common, Action: policyWhy, BashComplete: nodeNames,
 				Description: "Exit status 1 when refused.\n\nExample:\n\n   picket-coordinator policy why alice-laptop db:5432"},
 		},

@@ -29,7 +29,7 @@ func usersCommand() *cli.Command {
 					urlFlag("print the link under this `URL`, when it is not the one the coordinator was started with"),
 				}, common...),
 				Action: addUser, Description: "An invited person who has lost the link is invited again by the same command; the old link is void then.\n\nExample:\n\n   picket-coordinator users add bob@example.com"},
-			{Name: "remove", Usage: "remove a person, with all nodes and auth keys", ArgsUsage: "EMAIL", Flags: append(waitFlags(), common...), Action: removeUser, BashComplete: userLogins,
+			{Name: "remove", Usage: "remove a person, with all nodes, auth keys and tokens", ArgsUsage: "EMAIL", Flags: append(waitFlags(), common...), Action: removeUser, BashComplete: userLogins,
 				Description: "Example:\n\n   picket-coordinator users remove bob@example.com --wait"},
 			{Name: "groups", Usage: "list the groups that the policy in force puts people in", ArgsUsage: "[EMAIL]", Flags: common, Action: userGroups, BashComplete: userLogins,
 				Description: "Groups are kept in the policy file.\n\nExample:\n\n   picket-coordinator users groups bob@example.com"},

@@ -17,13 +17,15 @@ import (
 	"picket.internal/coordinator/protocol"
 )
 
-// aclCommand is the group of commands that read policy files. None of them asks an agent or a coordinator, and none needs root.
+// aclCommand is the group of commands that read policy files. None of them asks an agent, a coordinator only where --coordinator is given, and none needs root.
 func aclCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "acl",
-		Usage: "check, test and question a policy file, without a network",
+		Usage: "check, test and question a policy file, without a network or against one",
 		Description: "Examples:\n\n   picket acl check policy.hujson\n   picket acl test policy.hujson\n" +
 			"   picket acl explain --policy policy.hujson --directory nodes.json laptop db-1:5432\n\n" +
+			"With --coordinator they ask a network what else they would read from files: who and what exists, and the policy in force.\n\n" +
+			"   picket acl diff --coordinator 'https://picket.example.com:8443#FINGERPRINT' --token-file token policy.hujson\n\n" +
 			"A directory is JSON: who and what exists.\n\n" +
 			`   {"users": [{"name": "alice@example.com", "role": "admin"}],` + "\n" +
 			`    "nodes": [{"name": "laptop", "user": "alice@example.com",` + "\n" +
@@ -35,6 +37,7 @@ func aclCommand() *cli.Command {
 			aclCheckCommand(), aclFmtCommand(), aclTestCommand(), aclEvalCommand(), aclExplainCommand(),
 			aclWhoCommand(),
 			aclDiffCommand(),
+			aclDirectoryCommand(),
 			aclImportCommand(),
 		},
 		Before: func(*cli.Context) error {
@@ -50,10 +53,6 @@ const maxFile = 64 << 20
 
 func policyFlag() cli.Flag {
 	return &cli.StringFlag{Name: "policy", Usage: "the policy `FILE`; - is standard input"}
-}
-
-func directoryFlag() cli.Flag {
-	return &cli.StringFlag{Name: "directory", Usage: "the `FILE` that says who and what exists (see picket acl --help)"}
 }
 
 // atFlag is the moment that deadlines are judged at; see moment.
@@ -93,11 +92,8 @@ func readPolicy(c *cli.Context, path string) (policyFile, error) {
 	return f, refused(c, f.name, err)
 }
 
-// readDirectory is readPolicy for a directory file. Without a path the directory is empty.
+// readDirectory is readPolicy for a directory file.
 func readDirectory(c *cli.Context, path string) (*acl.Directory, error) {
-	if path == "" {
-		return &acl.Directory{}, nil
-	}
 	text, err := readFile(c, path)
 	if err != nil {
 		return nil, cli.Exit(err, cliflags.ExitUsage)

@@ -19,14 +19,14 @@ func aclCheckCommand() *cli.Command {
 		Name:      "check",
 		Usage:     "say what is wrong or suspicious in policy files",
 		ArgsUsage: "FILE...",
-		Description: "- is standard input. With --directory, rules that match no node of it are warned of. Exit status 1 when a file has errors; warnings count with --strict.\n\nExamples:\n\n" +
+		Description: "- is standard input. With --directory or --coordinator, rules that match no node there are warned of. Exit status 1 when a file has errors, where warnings count with --strict; 2 when the directory or the coordinator cannot be read.\n\nExamples:\n\n" +
 			"   picket acl check policy.hujson\n   picket acl check --strict --format github policies/*.hujson\n" +
-			"   git show HEAD:policy.hujson | picket acl check -\n   picket acl check --format sarif policy.hujson >policy.sarif",
-		Flags: []cli.Flag{
+			"   git show HEAD:policy.hujson | picket acl check -\n   picket acl check --format sarif policy.hujson >policy.sarif\n" +
+			"   picket acl check --coordinator 'https://…#…' --token-file token policy.hujson",
+		Flags: append([]cli.Flag{
 			formatFlag("text", "json", "github", "sarif", "junit"),
 			&cli.BoolFlag{Name: "strict", Usage: "fail on warnings, too"},
-			directoryFlag(),
-		},
+		}, whereFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 1, c.NArg(), "FILE"); err != nil {
 				return err
@@ -37,7 +37,11 @@ func aclCheckCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			d, err := directoryIfGiven(c)
+			a, err := askerIfGiven(c)
+			if err != nil {
+				return err
+			}
+			d, err := directoryIfGiven(c, a)
 			if err != nil {
 				return err
 			}

@@ -25,19 +25,21 @@ func aclEvalCommand() *cli.Command {
 		Name:  "eval",
 		Usage: "answer questions about flows, one JSON object a line",
 		Description: "Questions come on standard input, answers leave on standard output, in the same order. Empty lines are passed over.\n\n" +
-			"Exit status 1 when a question could not be read, 2 when the policy or the directory has errors: then nothing is answered.\n\nExample:\n\n" +
-			"   picket acl eval --policy policy.hujson --directory nodes.json <questions\n\nQuestions and answers:\n\n" +
+			"Exit status 1 when a question could not be read, 2 when the policy or the directory has errors or the coordinator cannot be asked: then nothing is answered. " +
+			"With --coordinator, and without --policy, it is the policy in force.\n\nExamples:\n\n" +
+			"   picket acl eval --policy policy.hujson --directory nodes.json <questions\n" +
+			"   picket acl eval --coordinator 'https://…#…' --token-file token <questions\n\nQuestions and answers:\n\n" +
 			`   {"src":"100.64.0.7","dst":"100.64.0.8","proto":"tcp","port":22}` + "\n" +
 			`   {"src":"100.64.0.7","dst":"100.64.0.8","proto":"icmp"}` + "\n" +
 			`   {"allow":true,"rule":"grants[0]","line":3}` + "\n" +
 			`   {"allow":false,"reason":"no rule lets laptop reach db-1 on icmp"}` + "\n" +
 			`   {"error":"line 3: proto is missing"}`,
-		Flags: []cli.Flag{policyFlag(), directoryFlag(), atFlag()},
+		Flags: append([]cli.Flag{policyFlag(), atFlag()}, whereFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
 				return err
 			}
-			if err := need(c, "policy", "directory"); err != nil {
+			if err := needBoth(c); err != nil {
 				return err
 			}
 			if c.String("policy") == "-" || c.String("directory") == "-" {

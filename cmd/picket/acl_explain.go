@@ -25,16 +25,18 @@ func aclExplainCommand() *cli.Command {
 		ArgsUsage:    "SRC DST:PORT[/PROTO]",
 		BashComplete: directoryNames,
 		Description: "SRC and DST are names of nodes in the directory, or addresses.\n\n" +
-			"Exit status 0 when the flow is allowed, 1 when it is refused, 2 when the policy or the directory has errors or holds no such node.\n\nExamples:\n\n" +
+			"Exit status 0 when the flow is allowed, 1 when it is refused, 2 when the policy or the directory has errors or holds no such node, " +
+			"or the coordinator cannot be asked. With --coordinator, and without --policy, it is the policy in force.\n\nExamples:\n\n" +
 			"   picket acl explain --policy policy.hujson --directory nodes.json laptop db-1:5432\n" +
 			"   picket acl explain --policy policy.hujson --directory nodes.json laptop 10.33.0.9:53/udp\n" +
-			"   picket acl explain --policy policy.hujson --directory nodes.json laptop '[fd7a::8]/icmp' --json",
-		Flags: []cli.Flag{policyFlag(), directoryFlag(), atFlag(), jsonFlag()},
+			"   picket acl explain --policy policy.hujson --directory nodes.json laptop '[fd7a::8]/icmp' --json\n" +
+			"   picket acl explain --coordinator 'https://…#…' --token-file token laptop db-1:5432",
+		Flags: append([]cli.Flag{policyFlag(), atFlag(), jsonFlag()}, whereFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 2, 2, "SRC DST:PORT[/PROTO]"); err != nil {
 				return err
 			}
-			if err := need(c, "policy", "directory"); err != nil {
+			if err := needBoth(c); err != nil {
 				return err
 			}
 			x, err := explainFlow(c)
@@ -49,15 +51,27 @@ func aclExplainCommand() *cli.Command {
 	}
 }
 
-// readBoth reads what --policy and --directory name.
+// needBoth refuses a command line that does not say which policy, or who and what exists. A coordinator knows both.
+func needBoth(c *cli.Context) error {
+	if err := checkWhere(c); err != nil || c.String("coordinator") != "" {
+		return err
+	}
+	return need(c, "policy", "directory")
+}
+
+// readBoth reads what --policy and --directory name, or asks the coordinator.
 func readBoth(c *cli.Context) (f policyFile, d *acl.Directory, err error) {
 	if c.String("policy") == "-" && c.String("directory") == "-" {
 		return f, nil, cliflags.Usage(c, "--policy and --directory cannot both be standard input")
 	}
-	if f, err = readPolicy(c, c.String("policy")); err != nil {
+	a, err := askerIfGiven(c)
+	if err != nil {
 		return f, nil, err
 	}
-	d, err = readDirectory(c, c.String("directory"))
+	if f, err = policyOrInForce(c, a, c.String("policy")); err != nil {
+		return f, nil, err
+	}
+	d, err = directoryIfGiven(c, a)
 	return f, d, err
 }
 

@@ -16,10 +16,11 @@ func aclTestCommand() *cli.Command {
 		Name:      "test",
 		Usage:     "run the tests that a policy file holds",
 		ArgsUsage: "FILE",
-		Description: "- is standard input. With a directory its nodes are asked about; where a test names nobody there, one as it would be stands in.\n\n" +
-			"Exit status 1 when a test fails, 2 when the policy has errors.\n\nExamples:\n\n" +
-			"   picket acl test policy.hujson\n   picket acl test policy.hujson --directory nodes.json\n   picket acl test --format junit policy.hujson >tests.xml",
-		Flags: []cli.Flag{directoryFlag(), atFlag(), formatFlag("text", "json", "junit"), &cli.BoolFlag{Name: "json", Usage: "the same as --format json"}},
+		Description: "- is standard input. With --directory or --coordinator the nodes there are asked about; where a test names nobody there, one as it would be stands in.\n\n" +
+			"Exit status 1 when a test fails, 2 when the policy has errors or the coordinator cannot be asked.\n\nExamples:\n\n" +
+			"   picket acl test policy.hujson\n   picket acl test policy.hujson --directory nodes.json\n   picket acl test --format junit policy.hujson >tests.xml\n" +
+			"   picket acl test policy.hujson --coordinator 'https://…#…' --token-file token",
+		Flags: append(whereFlags(), atFlag(), formatFlag("text", "json", "junit"), &cli.BoolFlag{Name: "json", Usage: "the same as --format json"}),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 1, 1, "FILE"); err != nil {
 				return err
@@ -62,9 +63,16 @@ func runTests(c *cli.Context) (tested, error) {
 	if err != nil {
 		return t, err
 	}
-	d, err := readDirectory(c, c.String("directory"))
+	a, err := askerIfGiven(c)
 	if err != nil {
 		return t, err
+	}
+	d, err := directoryIfGiven(c, a)
+	if err != nil {
+		return t, err
+	}
+	if d == nil {
+		d = &acl.Directory{}
 	}
 	t.all, t.failures = f.policy.Expectations(), f.policy.Test(d, now)
 	return t, nil

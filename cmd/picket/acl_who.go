@@ -23,20 +23,21 @@ func aclWhoCommand() *cli.Command {
 		Name:      "who",
 		Usage:     "list who may reach what, by which line of a policy",
 		ArgsUsage: "[FILE]",
-		Description: "FILE, or --policy, is the policy. TARGET and SUBJECT are a node of the directory, a user, the part of a login before the @, " +
+		Description: "FILE, or --policy, is the policy; without either, with --coordinator, it is the one in force. TARGET and SUBJECT are a node of the directory, a user, the part of a login before the @, " +
 			"or a selector of the policy: group:…, tag:…, autogroup:…, a host, an address, a network. What denials take away is not listed; conditions " +
-			"are listed and not judged. Without --directory, stand-ins take the place of nodes: one for each name in the policy.\n\nExamples:\n\n" +
+			"are listed and not judged. Without --directory and --coordinator, stand-ins take the place of nodes: one for each name in the policy.\n\nExamples:\n\n" +
 			"   picket acl who policy.hujson --directory nodes.json --can-reach db-1:5432\n" +
 			"   picket acl who policy.hujson --directory nodes.json --can-reach db-1/icmp\n" +
 			"   picket acl who policy.hujson --directory nodes.json --from alice\n" +
 			"   picket acl who policy.hujson --from group:eng --can-reach tag:web\n" +
-			"   picket acl who policy.hujson --format dot | dot -Tsvg >access.svg",
-		Flags: []cli.Flag{
-			policyFlag(), directoryFlag(), atFlag(),
+			"   picket acl who policy.hujson --format dot | dot -Tsvg >access.svg\n" +
+			"   picket acl who --coordinator 'https://…#…' --token-file token --can-reach db-1:5432",
+		Flags: append([]cli.Flag{
+			policyFlag(), atFlag(),
 			&cli.StringFlag{Name: "can-reach", Usage: "who may reach `TARGET`, written NAME, NAME:PORT, NAME:PORT/udp or NAME/icmp"},
 			&cli.StringFlag{Name: "from", Usage: "what `SUBJECT` may reach"},
 			formatFlag("table", "json", "dot"),
-		},
+		}, whereFlags()...),
 		Action: aclWho,
 	}
 }
@@ -46,8 +47,10 @@ func aclWho(c *cli.Context) error {
 		return err
 	}
 	path := c.String("policy")
-	switch {
-	case path == "" && c.NArg() == 0:
+	switch err := checkWhere(c); {
+	case err != nil:
+		return err
+	case path == "" && c.NArg() == 0 && c.String("coordinator") == "":
 		return cliflags.Usage(c, "FILE is missing")
 	case path != "" && c.NArg() == 1:
 		return cliflags.Usage(c, "%q is one word too many: --policy names the file", c.Args().First())
@@ -76,11 +79,15 @@ func aclWho(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := readSource(c, path)
+	a, err := askerIfGiven(c)
 	if err != nil {
 		return err
 	}
-	d, err := directoryIfGiven(c)
+	s, _, err := readSource(c, a, path)
+	if err != nil {
+		return err
+	}
+	d, err := directoryIfGiven(c, a)
 	if err != nil {
 		return err
 	}

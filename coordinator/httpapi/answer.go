@@ -47,7 +47,7 @@ func problemOf(err error) (p protocol.Problem, internal bool) {
 	var th *throttle
 	switch {
 	case errors.As(err, &ours):
-		return protocol.Problem{Code: ours.Code, Message: ours.Message}, false
+		return protocol.Problem{Code: ours.Code, Message: ours.Message, Errors: ours.Errors}, false
 	case errors.As(err, &th):
 		return th.problem, false
 	case errors.As(err, &r):
@@ -64,6 +64,7 @@ var statuses = map[string]int{
 	protocol.CodeRemoved:      http.StatusForbidden,
 	protocol.CodeExpired:      http.StatusForbidden,
 	protocol.CodeAuthKey:      http.StatusForbidden,
+	protocol.CodeToken:        http.StatusUnauthorized,
 	coordinator.CodeForbidden: http.StatusForbidden,
 	coordinator.CodeNotFound:  http.StatusNotFound,
 	coordinator.CodeConflict:  http.StatusConflict,
@@ -107,6 +108,11 @@ func (h *Handler) answer(w http.ResponseWriter, status int, v any) {
 		http.Error(w, "", http.StatusInternalServerError)
 		return
 	}
+	h.write(w, status, body)
+}
+
+// write answers with a JSON text.
+func (h *Handler) write(w http.ResponseWriter, status int, body []byte) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.timing.Body)) // not every test's writer can
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

@@ -56,13 +56,18 @@ func (h *Handler) wait(w http.ResponseWriter, r *http.Request, c caller) error {
 	return nil
 }
 
-// read takes a JSON body of at most MaxEnrolBody bytes within the deadline. It insists on the content type because a page in a browser
-// cannot send that one to another site without being asked first.
+// read takes a JSON body of at most MaxEnrolBody bytes.
 func (h *Handler) read(w http.ResponseWriter, r *http.Request, v any) error {
+	return h.readUpTo(w, r, protocol.MaxEnrolBody, v)
+}
+
+// readUpTo takes a JSON body of at most limit bytes within the deadline. It insists on the content type because a page in a browser
+// cannot send that one to another site without being asked first.
+func (h *Handler) readUpTo(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return &refusal{http.StatusUnsupportedMediaType, protocol.Problem{Code: protocol.CodeBadRequest, Message: "the body must be application/json"}}
 	}
-	body, err := h.body(w, r, protocol.MaxEnrolBody)
+	body, err := h.body(w, r, limit)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,8 @@ type fake struct {
 	device key.DevicePrivate
 	enrol  func() (protocol.EnrolAnswer, error)
 	wait   func(ctx context.Context) (protocol.WaitAnswer, error)
+	impact func(ctx context.Context) (protocol.Impact, error)
+	token  error     // that TokenActor refuses the right token with
 	out    chan next // of the session: what Next yields
 
 	mu    sync.Mutex
@@ -102,6 +104,34 @@ func (f *fake) Attach(_ context.Context, h protocol.Hello, c protocol.Challenge,
 }
 
 func (f *fake) PokePolicy() { f.note("poke", "") }
+
+const rightToken = "picket-token-right-0123456789"
+
+func (f *fake) TokenActor(_ context.Context, token string, from netip.Addr) (coordinator.Actor, error) {
+	f.note("token", from.String())
+	if token != rightToken {
+		return coordinator.Actor{}, &coordinator.Error{Code: protocol.CodeToken, Message: "no valid token"}
+	}
+	return coordinator.Actor{Kind: coordinator.ActorToken, Token: "right"}, f.token
+}
+
+func (f *fake) PolicyInForce(_ context.Context, a coordinator.Actor) (protocol.PolicyInForce, error) {
+	f.note("policy", a.Token)
+	return protocol.PolicyInForce{Text: "{} // <a & b>", Commit: "c0ffee", Generation: 7}, nil
+}
+
+func (f *fake) PolicyDirectory(_ context.Context, a coordinator.Actor) ([]byte, error) {
+	f.note("directory", a.Token)
+	return []byte(`{"users": [], "nodes": []}`), nil
+}
+
+func (f *fake) PolicyImpact(ctx context.Context, a coordinator.Actor, text []byte) (protocol.Impact, error) {
+	f.note("impact", a.Token)
+	if f.impact != nil {
+		return f.impact(ctx)
+	}
+	return protocol.Impact{Live: len(text)}, nil
+}
 
 type fakeSession fake
 

@@ -1,4 +1,4 @@
-// Package httpapi is the coordinator's side of the node protocol over HTTP and WebSocket.
+// Package httpapi is the coordinator's side of the protocol over HTTP and WebSocket.
 //
 // A request passes, in this order: the rate limit of its address, the checks of method and content type, a bounded read within a
 // deadline, the decoder's bounds, and only then the coordinator. A session passes the same and then: hello (10 s), challenge, proof
@@ -31,6 +31,7 @@ type API interface {
 	Challenge(h protocol.Hello) (protocol.Challenge, error)
 	Attach(ctx context.Context, h protocol.Hello, ch protocol.Challenge, p protocol.Proof, from netip.AddrPort) (Session, error)
 	PokePolicy()
+	PolicyAPI
 }
 
 // Session is an attached node, as coordinator.Session is. Next is called by one task only, and yields a protocol.Live at least every
@@ -74,12 +75,15 @@ type Config struct {
 
 // Limits before authentication. A zero field takes the default.
 type Limits struct {
-	PerSecond float64 // requests of one address (a /64 for IPv6) in the long run; 30
-	Burst     int     // and at once; 600, so that an office behind one address can come back together
-	Opening   int     // sessions that have not proved themselves yet, of all addresses; 1024
-	OpeningOf int     // and of one address; 128
-	Waiting   int     // Wait requests held at once, of all addresses; 4096
-	WaitingOf int     // and of one address; 256
+	PerSecond   float64 // requests of one address (a /64 for IPv6) in the long run; 30
+	Burst       int     // and at once; 600, so that an office behind one address can come back together
+	Opening     int     // sessions that have not proved themselves yet, of all addresses; 1024
+	OpeningOf   int     // and of one address; 128
+	Waiting     int     // Wait requests held at once, of all addresses; 4096
+	WaitingOf   int     // and of one address; 256
+	Asking      int     // requests with a token at once, of all addresses; 8
+	AskingOf    int     // and of one address; 4
+	WrongTokens int     // tokens that are not taken of one address, at once; then one each 15 s; 20
 }
 
 // Timing of requests and sessions. A zero field takes the default.
@@ -90,9 +94,9 @@ type Timing struct {
 	Dead  time.Duration // of silence until a node is taken for gone; 2 * LiveInterval + 5 s
 }
 
-// Handler serves the paths of the node protocol, and PathWebhook. It is safe for concurrent use. Sessions end when their request's
-// context does, so give the http.Server a BaseContext that ends with the program: Shutdown does not wait for them. The server's
-// WriteTimeout must be 0 or above protocol.WaitHold; the handler sets deadlines of its own.
+// Handler serves the paths of the node protocol, those for programs that ask about policies (policy.go), and PathWebhook. It is safe for
+// concurrent use. Sessions end when their request's context does, so give the http.Server a BaseContext that ends with the program: Shutdown
+// does not wait for them. The server's WriteTimeout must be 0 or above protocol.WaitHold and ImpactHold; the handler sets deadlines of its own.
 type Handler struct {
 	api     API
 	log     *slog.Logger
@@ -102,6 +106,8 @@ type Handler struct {
 	rates   *rates
 	opening *slots
 	waiting *slots
+	asking  *slots
+	wrong   *rates // tokens that were not taken
 	mux     *http.ServeMux
 }
 
@@ -122,6 +128,8 @@ func New(c Config) (*Handler, error) {
 		rates:   newRates(l.PerSecond, l.Burst),
 		opening: newSlots(l.Opening, l.OpeningOf),
 		waiting: newSlots(l.Waiting, l.WaitingOf),
+		asking:  newSlots(l.Asking, l.AskingOf),
+		wrong:   newRates(1/wrongTokenEvery.Seconds(), l.WrongTokens),
 		mux:     http.NewServeMux(),
 	}
 	h.route(http.MethodGet, protocol.PathInfo, h.info)
@@ -129,6 +137,9 @@ func New(c Config) (*Handler, error) {
 	h.route(http.MethodPost, protocol.PathWait, h.wait)
 	h.route(http.MethodGet, protocol.PathSession, h.session)
 	h.route(http.MethodPost, PathWebhook, h.webhook)
+	h.tokenRoute(http.MethodGet, protocol.PathPolicy, h.policyInForce)
+	h.tokenRoute(http.MethodGet, protocol.PathPolicyDirectory, h.policyDirectory)
+	h.tokenRoute(http.MethodPost, protocol.PathPolicyImpact, h.policyImpact)
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, &refusal{http.StatusNotFound, protocol.Problem{Code: coordinator.CodeNotFound, Message: "there is no such page in the node protocol"}})
 	})
@@ -142,6 +153,9 @@ func (l Limits) filled() Limits {
 	def(&l.OpeningOf, 128)
 	def(&l.Waiting, 4096)
 	def(&l.WaitingOf, 256)
+	def(&l.Asking, 8)
+	def(&l.AskingOf, 4)
+	def(&l.WrongTokens, 20)
 	return l
 }
 

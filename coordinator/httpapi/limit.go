@@ -35,6 +35,14 @@ func (r *rates) spend(b netip.Prefix) time.Duration {
 	return after
 }
 
+// wait is spend without spending.
+func (r *rates) wait(b netip.Prefix) time.Duration {
+	now := time.Now()
+	res := r.bucket(b).ReserveN(now, 1)
+	defer res.CancelAt(now) // at the moment it was made for: later, it would count
+	return res.DelayFrom(now)
+}
+
 func (r *rates) bucket(b netip.Prefix) *rate.Limiter {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"picket.internal/coordinator"
+	"picket.internal/coordinator/protocol"
 )
 
 // Call is one thing an operator may ask: its name on the wire, with the shapes of request and result.
@@ -39,6 +40,13 @@ var (
 	KeysRevoke = Call[Ref, None]{"keys.revoke"}
 )
 
+// Calls about tokens.
+var (
+	TokensCreate = Call[NewToken, CreatedToken]{"tokens.create"}
+	TokensList   = Call[None, []coordinator.Token]{"tokens.list"}
+	TokensRevoke = Call[Ref, None]{"tokens.revoke"}
+)
+
 // Calls about policy, its enforcement, and the audit log.
 var (
 	PolicyStatus   = Call[None, coordinator.PolicyStatus]{"policy.status"}
@@ -48,13 +56,14 @@ var (
 	PolicyPin      = Call[Ref, coordinator.Change]{"policy.pin"}
 	PolicyUnpin    = Call[None, Reloaded]{"policy.unpin"}
 	PolicyList     = Call[None, []coordinator.PolicyVersion]{"policy.list"}
-	PolicyImpact   = Call[PolicyText, coordinator.Impact]{"policy.impact"}
+	PolicyImpact   = Call[protocol.PolicyText, coordinator.Impact]{"policy.impact"}
+	PolicyExport   = Call[None, Directory]{"policy.directory"}
 	PolicyWhy      = Call[WhyFlow, coordinator.WhyAnswer]{"policy.why"}
 	Enforced       = Call[Await, coordinator.Enforcement]{"enforced"}
 	AuditList      = Call[Page, []coordinator.AuditRecord]{"audit.list"}
 )
 
-// Ref names a node (name or id), a user (login), a key (id) or a policy (commit, or the first 7 digits of it at least).
+// Ref names a node (name or id), a user (login), a key or token (id) or a policy (commit, or the first 7 digits of it at least).
 type Ref struct {
 	Ref string `json:"ref"`
 }
@@ -97,14 +106,27 @@ type CreatedKey struct {
 	Text string              `json:"text"`
 }
 
+// NewToken asks for a token; Life 0 is the default.
+type NewToken struct {
+	Scope coordinator.Scope `json:"scope"`
+	Note  string            `json:"note"`
+	Life  time.Duration     `json:"life"` // ns
+}
+
+// CreatedToken carries the token's text, which is shown once.
+type CreatedToken struct {
+	Token coordinator.Token `json:"token"`
+	Text  string            `json:"text"`
+}
+
 // Reload fetches the policy now; Accept names a commit that may be taken although it rewrites history.
 type Reload struct {
 	Accept string `json:"accept,omitempty"`
 }
 
-// PolicyText is a policy to be judged by the live flows, without putting it in force.
-type PolicyText struct {
-	Text []byte `json:"text"`
+// Directory is a directory file, as acl.ParseDirectory reads it.
+type Directory struct {
+	Text string `json:"text"`
 }
 
 // Reloaded is what came of a Reload, or of what fetches as well; Change.Generation is the one in force when nothing changed.

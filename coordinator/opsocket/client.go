@@ -67,7 +67,7 @@ func refusal(call string, status int, text []byte) error {
 	if json.Unmarshal(text, &p) != nil || p.Message == "" {
 		return fmt.Errorf("%s: the coordinator answered with status %d: are both programs of the same version?", call, status)
 	}
-	return &coordinator.Error{Code: p.Code, Message: p.Message}
+	return &coordinator.Error{Code: p.Code, Message: p.Message, Errors: p.Errors}
 }
 
 // unreachable says what to do about a socket nobody answers on.

@@ -90,10 +90,10 @@ func (f *fake) PolicyImpact(_ context.Context, _ coordinator.Actor, text []byte)
 // A whole policy fits the one call that takes one, and no more.
 func TestPolicyFitsItsCall(t *testing.T) {
 	client := NewClient(served(t, &fake{}))
-	if i, err := PolicyImpact.Do(t.Context(), client, PolicyText{Text: make([]byte, 1<<20)}); err != nil || i.Live != 1<<20 {
+	if i, err := PolicyImpact.Do(t.Context(), client, protocol.PolicyText{Text: make([]byte, 1<<20)}); err != nil || i.Live != 1<<20 {
 		t.Errorf("1 MiB: %+v, %v", i, err)
 	}
-	if _, err := PolicyImpact.Do(t.Context(), client, PolicyText{Text: make([]byte, 2<<20)}); err == nil {
+	if _, err := PolicyImpact.Do(t.Context(), client, protocol.PolicyText{Text: make([]byte, 2<<20)}); err == nil {
 		t.Error("2 MiB were read")
 	}
 }

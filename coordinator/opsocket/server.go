@@ -46,6 +46,13 @@ type Keys interface {
 	RevokeAuthKey(ctx context.Context, a coordinator.Actor, id string) error
 }
 
+// Tokens is what the socket needs for tokens.
+type Tokens interface {
+	CreateToken(context.Context, coordinator.Actor, coordinator.NewToken) (coordinator.Token, string, error)
+	Tokens(context.Context, coordinator.Actor) ([]coordinator.Token, error)
+	RevokeToken(ctx context.Context, a coordinator.Actor, id string) error
+}
+
 // Policy is what the socket needs for policy and its record.
 type Policy interface {
 	PolicyStatus(context.Context, coordinator.Actor) (coordinator.PolicyStatus, error)
@@ -56,6 +63,7 @@ type Policy interface {
 	UnpinPolicy(context.Context, coordinator.Actor) (coordinator.PolicyStatus, coordinator.Change, error)
 	PolicyHistory(context.Context, coordinator.Actor) ([]coordinator.PolicyVersion, error)
 	PolicyImpact(ctx context.Context, a coordinator.Actor, text []byte) (coordinator.Impact, error)
+	PolicyDirectory(ctx context.Context, a coordinator.Actor) ([]byte, error)
 	Why(ctx context.Context, a coordinator.Actor, src, dst string) (coordinator.WhyAnswer, error)
 	Enforced(ctx context.Context, a coordinator.Actor, g uint64) (coordinator.Enforcement, error)
 	Audit(ctx context.Context, a coordinator.Actor, limit int, before int64) ([]coordinator.AuditRecord, error)
@@ -66,6 +74,7 @@ type API interface {
 	Nodes
 	People
 	Keys
+	Tokens
 	Policy
 }
 
@@ -82,6 +91,7 @@ func Handler(api API, url string, logger *slog.Logger) http.Handler {
 	handleNodes(s, api)
 	handlePeople(s, api, url)
 	handleKeys(s, api)
+	handleTokens(s, api)
 	handlePolicy(s, api)
 	return s.mux
 }
@@ -130,6 +140,19 @@ func handleKeys(s *server, api Keys) {
 	})
 }
 
+func handleTokens(s *server, api Tokens) {
+	handle(s, TokensCreate, func(ctx context.Context, a coordinator.Actor, r NewToken) (CreatedToken, error) {
+		t, text, err := api.CreateToken(ctx, a, coordinator.NewToken{Scope: r.Scope, Note: r.Note, Life: r.Life})
+		return CreatedToken{t, text}, err
+	})
+	handle(s, TokensList, func(ctx context.Context, a coordinator.Actor, _ None) ([]coordinator.Token, error) {
+		return api.Tokens(ctx, a)
+	})
+	handle(s, TokensRevoke, func(ctx context.Context, a coordinator.Actor, r Ref) (None, error) {
+		return None{}, api.RevokeToken(ctx, a, r.Ref)
+	})
+}
+
 func handlePolicy(s *server, api Policy) {
 	handle(s, PolicyStatus, func(ctx context.Context, a coordinator.Actor, _ None) (coordinator.PolicyStatus, error) {
 		return api.PolicyStatus(ctx, a)
@@ -155,8 +178,12 @@ func handlePolicy(s *server, api Policy) {
 	handle(s, PolicyList, func(ctx context.Context, a coordinator.Actor, _ None) ([]coordinator.PolicyVersion, error) {
 		return api.PolicyHistory(ctx, a)
 	})
-	handleUpTo(s, maxPolicyRequest, PolicyImpact, func(ctx context.Context, a coordinator.Actor, r PolicyText) (coordinator.Impact, error) {
+	handleUpTo(s, maxPolicyRequest, PolicyImpact, func(ctx context.Context, a coordinator.Actor, r protocol.PolicyText) (coordinator.Impact, error) {
 		return api.PolicyImpact(ctx, a, r.Text)
+	})
+	handle(s, PolicyExport, func(ctx context.Context, a coordinator.Actor, _ None) (Directory, error) {
+		text, err := api.PolicyDirectory(ctx, a)
+		return Directory{string(text)}, err
 	})
 	handle(s, PolicyWhy, func(ctx context.Context, a coordinator.Actor, r WhyFlow) (coordinator.WhyAnswer, error) {
 		return api.Why(ctx, a, r.Src, r.Dst)
@@ -210,7 +237,7 @@ func (s *server) refuse(w http.ResponseWriter, call string, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(statusOf(e.Code))
-	_ = json.NewEncoder(w).Encode(protocol.Problem{Code: e.Code, Message: e.Message})
+	_ = json.NewEncoder(w).Encode(protocol.Problem{Code: e.Code, Message: e.Message, Errors: e.Errors})
 }
 
 func statusOf(code string) int {

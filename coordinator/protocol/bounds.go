@@ -119,7 +119,9 @@ func (c *FlowCount) check() error {
 	return first(CheckNodeID(c.Peer), CheckAddr(c.Local), CheckAddr(c.Remote))
 }
 
-func (p *Problem) check() error { return texts(maxText, p.Code, p.Message) }
+func (p *Problem) check() error {
+	return first(texts(maxText, p.Code, p.Message), checkDiagnostics(p.Errors))
+}
 
 func (l *Live) check() error { return sane(l.Time) }
 

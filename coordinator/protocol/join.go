@@ -103,6 +103,19 @@ func (j Join) String() string {
 	return j.URL + "#" + j.Fingerprint.String()
 }
 
+// TokenPrefix begins every token.
+const TokenPrefix = "picket-token-"
+
+// CheckToken refuses what cannot be a token, before it is sent: the prefix and 16 to 128 letters, digits, - and _. The error does not
+// repeat the token.
+func CheckToken(s string) error {
+	rest, ok := strings.CutPrefix(s, TokenPrefix)
+	if !ok || len(rest) < 16 || len(rest) > 128 || !only(rest, urlSafe) {
+		return fmt.Errorf("this is no token: it must begin with %s and be copied whole, as `picket-coordinator tokens create` printed it", TokenPrefix)
+	}
+	return nil
+}
+
 // AuthKeyPrefix begins every auth key.
 const AuthKeyPrefix = "picket-key-"
 

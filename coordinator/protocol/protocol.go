@@ -147,6 +147,8 @@ type Admission struct {
 type Problem struct {
 	Code    string `json:"code"`    // one of the Code constants
 	Message string `json:"message"` // one sentence, and what to do
+	// Errors are every mistake in a policy's text that was asked about, at most 101; none otherwise.
+	Errors []acl.Diagnostic `json:"errors,omitempty"`
 }
 
 // Problem codes.
@@ -157,6 +159,7 @@ const (
 	CodeRemoved     = "removed"      // an operator removed it: log in anew
 	CodeExpired     = "expired"      // the node's login ended: log in again
 	CodeAuthKey     = "auth-key"     // unknown, spent, expired or revoked
+	CodeToken       = "token"        // unknown, expired or revoked, not saying which
 	CodeExhausted   = "addresses-exhausted"
 	CodeThrottled   = "throttled"
 	CodeClock       = "clock"

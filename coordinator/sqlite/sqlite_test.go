@@ -507,6 +507,62 @@ func TestSpendAuthKey(t *testing.T) {
 	}
 }
 
+// The store itself keeps back a token that is over (R4), whoever asks.
+func TestValidToken(t *testing.T) {
+	s, now := fresh(t), time.Now().UTC().Truncate(time.Millisecond)
+	view := func(fn func(coordinator.ReadTx) error) {
+		t.Helper()
+		if err := s.View(t.Context(), fn); err != nil {
+			t.Error(err)
+		}
+	}
+	insert := func(id string, change func(*coordinator.TokenRow)) (r coordinator.TokenRow) {
+		r = coordinator.TokenRow{ID: id, Scope: "policy:read", Note: "CI", Created: now, Expires: now.Add(time.Hour), By: "user x", User: "u1"}
+		copy(r.Hash[:], id)
+		if change != nil {
+			change(&r)
+		}
+		update(t, s, func(tx coordinator.Tx) error { return tx.InsertToken(r) })
+		return r
+	}
+	good := insert("good", nil)
+	insert("expired", func(r *coordinator.TokenRow) { r.Expires = now.Add(-time.Second) })
+	insert("revoked", func(r *coordinator.TokenRow) { r.Revoked = true })
+	view(func(tx coordinator.ReadTx) error {
+		for _, id := range []string{"expired", "revoked", "none", ""} {
+			if r, err := tx.ValidToken(id); !errors.Is(err, coordinator.ErrNoRow) {
+				t.Errorf("%q: %+v, %v", id, r, err)
+			}
+		}
+		for what, get := range map[string]func() (coordinator.TokenRow, error){
+			"by id":   func() (coordinator.TokenRow, error) { return tx.ValidToken("good") },
+			"by hash": func() (coordinator.TokenRow, error) { return tx.TokenByHash(good.Hash) },
+		} {
+			got, err := get()
+			if d := cmp.Diff(good, got); d != "" || err != nil {
+				t.Errorf("%s: %v %s", what, err, d)
+			}
+		}
+		return nil
+	})
+	update(t, s, func(tx coordinator.Tx) error {
+		if n, err := tx.RevokeTokensOf("u1"); n != 2 || err != nil {
+			t.Errorf("%d revoked, %v", n, err)
+		}
+		if err := tx.UseToken("none"); !errors.Is(err, coordinator.ErrNoRow) {
+			t.Errorf("a token that is not there was used: %v", err)
+		}
+		return tx.UseToken("good")
+	})
+	view(func(tx coordinator.ReadTx) error {
+		r, err := tx.TokenByHash(good.Hash)
+		if err != nil || !r.Revoked || r.Used.IsZero() {
+			t.Errorf("%+v, %v", r, err)
+		}
+		return nil
+	})
+}
+
 func TestTries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := fresh(t)

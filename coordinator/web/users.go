@@ -76,7 +76,7 @@ func confirmRemoveUser(u coordinator.User, self bool) confirmPage {
 		Heading: "Remove " + clean(u.Login, 254) + "?", Button: "Remove", Danger: true, Back: "/users",
 		Path: "/users/" + url.PathEscape(u.Login) + "/remove",
 		Lines: []string{
-			"The account is gone at once, with " + count(u.Nodes, "machine", "machines") + " and all auth keys it made. Every flow of those machines is cut.",
+			"The account is gone at once, with " + count(u.Nodes, "machine", "machines") + " and all auth keys and tokens it made. Every flow of those machines is cut.",
 			"This cannot be taken back. The same address can be invited again, as a new account.",
 		},
 	}

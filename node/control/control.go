@@ -134,40 +134,60 @@ func (c *Client) Close() {
 	c.lenient.CloseIdleConnections()
 }
 
+// call is one request.
+type call struct {
+	method, path string
+	token        string        // for who asks about policies; empty: none
+	body         []byte        // JSON; nil: none
+	limit        int64         // of the answer, in bytes
+	hold         time.Duration // how long the coordinator may take beyond Timing.Request
+}
+
 // do sends one request and decodes the answer into out. Every error is one of this package's.
 func (c *Client) do(ctx context.Context, via *http.Client, method, path string, body, out any, hold time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timing.Request+hold)
-	defer cancel()
-	var data []byte
+	q := call{method: method, path: path, limit: protocol.MaxEnrolBody, hold: hold}
 	if body != nil {
 		var err error
-		if data, err = protocol.Marshal(body); err != nil {
+		if q.body, err = protocol.Marshal(body); err != nil {
 			return err
 		}
 	}
-	r, err := http.NewRequestWithContext(ctx, method, c.join.URL+path, bytes.NewReader(data))
-	if err != nil {
-		return err
+	answer, err := c.send(ctx, via, q)
+	if err == nil && protocol.Unmarshal(answer, out) != nil {
+		err = c.notPicket()
 	}
-	if body != nil {
+	return err
+}
+
+// send sends one request and returns the answer. Every error is one of this package's.
+func (c *Client) send(ctx context.Context, via *http.Client, q call) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timing.Request+q.hold)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, q.method, c.join.URL+q.path, bytes.NewReader(q.body))
+	if err != nil {
+		return nil, err
+	}
+	if q.body != nil {
 		r.Header.Set("Content-Type", "application/json")
+	}
+	if q.token != "" {
+		r.Header.Set("Authorization", "Bearer "+q.token)
 	}
 	resp, err := via.Do(r)
 	if err != nil {
-		return c.connectError(err)
+		return nil, c.connectError(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, protocol.MaxEnrolBody+1))
-	if err != nil {
-		return c.connectError(err)
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, q.limit+1))
+	switch {
+	case err != nil:
+		return nil, c.connectError(err)
+	case resp.StatusCode != http.StatusOK:
+		return nil, c.refusalOf(resp, answer)
+	case int64(len(answer)) > q.limit:
+		return nil, c.notPicket()
 	}
-	if resp.StatusCode != http.StatusOK {
-		return c.refusalOf(resp, answer)
-	}
-	if len(answer) > protocol.MaxEnrolBody || protocol.Unmarshal(answer, out) != nil {
-		return c.notPicket()
-	}
-	return nil
+	return answer, nil
 }
 
 // refusalOf reads the Problem of an answer that is not a success.

@@ -60,7 +60,7 @@ func TestEnrolRefusedByCoordinator(t *testing.T) {
 	}
 }
 
-// TestEnrolTrustsNobodyElse: each impostor and each mishap gets its own words, and none gets the auth key.
+// TestEnrolTrustsNobodyElse: each impostor and each mishap gets its own words, and none gets the auth key, or the token of who asks about policies.
 func TestEnrolTrustsNobodyElse(t *testing.T) {
 	public := newAuthority(t, ecKey(t), nil) // what the system trusts
 	roots := x509.NewCertPool()
@@ -174,6 +174,9 @@ func TestEnrolTrustsNobodyElse(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), "secret") {
 				t.Errorf("the error repeats the auth key")
+			}
+			if err := askInForce(t, newClient(t, conf)); !errors.Is(err, x.want) || c.count("token") != 0 || strings.Contains(err.Error(), testToken) {
+				t.Errorf("who asks about the policy is told %v; the token was sent %d times", err, c.count("token"))
 			}
 		})
 	}

@@ -71,6 +71,9 @@ func (e *ProblemError) Error() string { return e.Message }
 // problem keeps what a terminal would act on out of the coordinator's words.
 func problem(p protocol.Problem, after time.Duration) error {
 	p.Message = protocol.Printable(p.Message)
+	for i := range p.Errors {
+		p.Errors[i].Message, p.Errors[i].Hint = protocol.Printable(p.Errors[i].Message), protocol.Printable(p.Errors[i].Hint)
+	}
 	if p.Code == protocol.CodeVersion {
 		return &Error{Kind: ErrVersion, Message: p.Message, Err: &ProblemError{Problem: p}}
 	}

@@ -110,6 +110,8 @@ type coord struct {
 	info      func(client []byte) (protocol.Info, error)
 	challenge func(protocol.Hello) (protocol.Challenge, error)
 	attach    func(protocol.Hello) error
+	actor     func(token string) error
+	policy    func(call string) (protocol.Impact, error)
 	nonces    map[string]bool
 	calls     []string
 	hellos    []protocol.Hello
@@ -204,6 +206,37 @@ func (c *coord) Attach(_ context.Context, h protocol.Hello, ch protocol.Challeng
 }
 
 func (c *coord) PokePolicy() {}
+
+func (c *coord) TokenActor(_ context.Context, token string, _ netip.Addr) (coordinator.Actor, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, "token")
+	return coordinator.Actor{Kind: coordinator.ActorToken}, c.actor(token)
+}
+
+func (c *coord) about(call string) (protocol.Impact, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, call)
+	if c.policy == nil {
+		return protocol.Impact{Live: 1}, nil
+	}
+	return c.policy(call)
+}
+
+func (c *coord) PolicyInForce(context.Context, coordinator.Actor) (protocol.PolicyInForce, error) {
+	_, err := c.about("in force")
+	return protocol.PolicyInForce{Text: "{}", Generation: 7}, err
+}
+
+func (c *coord) PolicyDirectory(context.Context, coordinator.Actor) ([]byte, error) {
+	_, err := c.about("directory")
+	return []byte(`{"nodes": []}`), err
+}
+
+func (c *coord) PolicyImpact(_ context.Context, _ coordinator.Actor, text []byte) (protocol.Impact, error) {
+	return c.about("impact of " + string(text))
+}
 
 // session is the coordinator's end of one.
 type session struct {
