@@ -162,7 +162,7 @@ func (g *program) entryOf(n *Node) *entry {
 // is that of those nodes and their peers, whatever the size of the network.
 func (c *Compiled) Update(put []Node, gone []NodeID) (next *Compiled, touched []NodeID) {
 	c.updating.Lock()
-	next = &Compiled{program: c.program, population: c.population.copied()}
+	next = &Compiled{program: c.program, population: c.population.copied(), at: c.at}
 	c.updating.Unlock()
 	seen := map[NodeID]bool{}
 	all := false
