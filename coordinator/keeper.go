@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -11,22 +12,27 @@ const ticketsKept = time.Hour
 // idleCheck is how long keepNodes sleeps when nothing is due.
 const idleCheck = time.Hour
 
-// keepNodes carries out expiries at their time, drops old tickets, and tries again what storage refused, until ctx ends.
+// keepNodes carries out expiries, and what the policy says of a time, when it has come, drops old tickets, and tries again what storage
+// refused, until ctx ends.
 func (c *Coordinator) keepNodes(ctx context.Context) error {
 	clean := time.NewTicker(idleCheck)
 	defer clean.Stop()
 	settle := time.NewTicker(settleEvery)
 	defer settle.Stop()
 	for {
-		next := time.NewTimer(c.untilExpiry())
+		next := time.NewTimer(c.untilDate())
 		select {
 		case <-ctx.Done():
 			next.Stop()
 			return nil
 		case <-next.C:
-			c.expire(ctx)
+			c.carryOut(ctx)
+		case <-c.dates: // another world: another date may be the next, and however often that happens, none is put off
+			c.carryOut(ctx)
 		case <-clean.C:
 			c.dropTickets(ctx)
+			c.hub.keep(c.world.Load())
+			c.budgets.keep(c.world.Load())
 		case <-settle.C:
 			c.settle(ctx)
 		}
@@ -34,29 +40,37 @@ func (c *Coordinator) keepNodes(ctx context.Context) error {
 	}
 }
 
-// untilExpiry is how long the next expiry is away: at least a moment, so that one that storage refuses does not spin, and at most
-// settleEvery, because a node may have been admitted for a shorter time since.
-func (c *Coordinator) untilExpiry() time.Duration {
-	next := c.world.Load().nextExpiry()
-	if next.IsZero() {
-		return settleEvery
+// carryOut does what is due.
+func (c *Coordinator) carryOut(ctx context.Context) {
+	c.expire(ctx)
+}
+
+// untilDate is how long the next expiry or deadline is away: at least a moment, so that one that storage refuses does not spin, and at most
+// settleEvery, because the database's clock may be set.
+func (c *Coordinator) untilDate() time.Duration {
+	w, now, wait := c.world.Load(), c.now(), settleEvery
+	if next := w.nextExpiry(); !next.IsZero() {
+		wait = min(wait, next.Sub(now))
 	}
-	return min(max(next.Sub(c.now()), 50*time.Millisecond), settleEvery)
+	return max(wait, 50*time.Millisecond)
 }
 
 // expire ends the admissions whose time is over: from the next generation on, nobody may exchange flows with those nodes.
 func (c *Coordinator) expire(ctx context.Context) {
-	next := c.world.Load().nextExpiry()
-	if next.IsZero() || c.now().Before(next) {
+	due := c.world.Load().due(c.now())
+	if len(due) == 0 {
 		return
 	}
 	_, err := c.update(ctx, system, func(ch *change) error {
-		nodes, err := ch.Nodes()
-		if err != nil {
-			return err
-		}
-		for _, n := range nodes {
-			if n.Expired || ch.Now().Before(n.Expires) {
+		for _, id := range due {
+			n, err := ch.NodeByID(id)
+			if errors.Is(err, ErrNoRow) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if !n.Removed.IsZero() || n.Expired || ch.Now().Before(n.Expires) { // it was removed, or renewed, meanwhile
 				continue
 			}
 			n.Expired = true
