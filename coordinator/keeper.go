@@ -3,7 +3,11 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
+
+	"picket.internal/acl"
 )
 
 // ticketsKept is how long a ticket is kept after its end, so that both sides can still be told how it ended.
@@ -43,6 +47,7 @@ func (c *Coordinator) keepNodes(ctx context.Context) error {
 // carryOut does what is due.
 func (c *Coordinator) carryOut(ctx context.Context) {
 	c.expire(ctx)
+	c.passDeadlines(ctx)
 }
 
 // untilDate is how long the next expiry or deadline is away: at least a moment, so that one that storage refuses does not spin, and at most
@@ -52,7 +57,46 @@ func (c *Coordinator) untilDate() time.Duration {
 	if next := w.nextExpiry(); !next.IsZero() {
 		wait = min(wait, next.Sub(now))
 	}
+	if next, ok := w.compiled.NextEnd(); ok {
+		wait = min(wait, next.Sub(now))
+	}
 	return max(wait, 50*time.Millisecond)
+}
+
+// passDeadlines makes a generation when a rule or deny has ended since the newest was committed: nodes that only such a rule made each other's
+// peers are to forget one another. Nothing passes meanwhile, because each node knows the rule's end. Ends are whole seconds (acl), so this makes
+// at most one generation a second, however many a policy has.
+func (c *Coordinator) passDeadlines(ctx context.Context) {
+	w := c.world.Load()
+	if next, ok := w.compiled.NextEnd(); !ok || c.now().Before(next) {
+		return
+	}
+	_, err := c.update(ctx, system, func(ch *change) error {
+		g, _, err := ch.Generation()
+		ended := w.compiled.Ended(ch.Now())
+		if err != nil || g > w.generation || len(ended) == 0 { // a change that came between has passed it, or the clock was set back
+			return err
+		}
+		ch.narrow()
+		ch.record("policy.ended", w.current.id(), "these have ended: "+refs(ended))
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		c.log.Error("the end of a rule cannot be written down", "err", err)
+	}
+}
+
+// refs are the first places of several in words.
+func refs(places []acl.Ref) string {
+	const most = 10
+	var words []string
+	for _, r := range places[:min(len(places), most)] {
+		words = append(words, r.String())
+	}
+	if n := len(places) - most; n > 0 {
+		words = append(words, fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(words, "; ")
 }
 
 // expire ends the admissions whose time is over: from the next generation on, nobody may exchange flows with those nodes.
