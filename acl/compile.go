@@ -2,6 +2,7 @@ package acl
 
 import (
 	"cmp"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,6 +15,7 @@ import (
 type Compiled struct {
 	*program
 	*population
+	at       int64      // Unix milliseconds: what has ended by then is in no View
 	updating sync.Mutex // Update makes copies of the population
 	spelling sync.Once
 	whole    *Ruleset // by spelling
@@ -32,6 +34,7 @@ type program struct {
 	bySrcPrefix, byDstPrefix prefixIndex
 	singles                  map[netip.Addr]bool // addresses that rules name alone
 	outside                  []netip.Prefix      // all that may lie beyond an exit node
+	ends                     []int64             // when rules and denies end, in Unix milliseconds, ascending, each once
 }
 
 // compiledRule is a Rule whose "*" as source is not yet spelled out as routes.
@@ -67,7 +70,7 @@ func compile(p *Policy, d *Directory, id func(string) RoleID) (*Compiled, error)
 			book: newRoleBook(p, d.Users, id), bySrc: map[RoleID][]int{}, byDst: map[RoleID][]int{}, singles: map[netip.Addr]bool{},
 			overlay: slices.Clone(d.Overlay), outside: outside(d.Overlay),
 		},
-		population: newPopulation(),
+		population: newPopulation(), at: never,
 	}
 	for _, s := range p.rules {
 		if err := c.addStatement(s, &c.rules); err != nil {
@@ -80,7 +83,9 @@ func compile(p *Policy, d *Directory, id func(string) RoleID) (*Compiled, error)
 		}
 	}
 	c.indexRules()
-	for i := range d.Nodes {
+	c.noteEnds()
+	// In no order: an index that is filled in order has half-full nodes, and nothing leaves such a one without its neighbour being copied too.
+	for _, i := range rand.New(rand.NewPCG(0, 0)).Perm(len(d.Nodes)) {
 		c.put(c.entryOf(&d.Nodes[i]))
 	}
 	return c, nil

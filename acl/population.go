@@ -2,6 +2,7 @@ package acl
 
 import (
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,6 +19,12 @@ type entry struct {
 // index finds entries by a key that ends in the node's id, so that those with one beginning stand together, in the order of ids. A copy
 // costs nothing; the two then share what neither changes.
 type index struct{ btree.Map[string, *entry] }
+
+// degree bounds a node of an index: 2*degree-1 keys. A change copies a few nodes of each index: small ones keep what that
+// costs, and how it grows with one level more, small beside the views that are made anew. Measured: BENCHMARKS.md.
+const degree = 8
+
+func newIndex() *index { return &index{*btree.NewMap[string, *entry](degree)} }
 
 func (x *index) copied() *index { return &index{*x.Copy()} }
 
@@ -57,7 +64,7 @@ type population struct {
 }
 
 func newPopulation() *population {
-	return &population{nodes: &index{}, members: &index{}, owned: &index{}, holders: &index{}, routers: &index{}}
+	return &population{nodes: newIndex(), members: newIndex(), owned: newIndex(), holders: newIndex(), routers: newIndex()}
 }
 
 func (p *population) copied() *population {
@@ -94,10 +101,19 @@ func (pop *population) within(p netip.Prefix) iter.Seq[*entry] {
 	}
 }
 
-// put adds a node, or replaces what was there under its id.
+// put adds a node, or replaces what was there under its id. Places that the old entry has too are written over: to take one out and put it
+// back would copy more of the tree.
 func (p *population) put(e *entry) {
-	p.remove(e.subject.Node)
+	old := p.find(e.subject.Node)
 	p.eachKey(e, func(x *index, key string) { x.Set(key, e) })
+	if old == nil {
+		return
+	}
+	p.eachKey(old, func(x *index, key string) {
+		if now, _ := x.Get(key); now == old {
+			x.Delete(key)
+		}
+	})
 }
 
 func (p *population) remove(id NodeID) {
@@ -146,7 +162,7 @@ func (g *program) entryOf(n *Node) *entry {
 // is that of those nodes and their peers, whatever the size of the network.
 func (c *Compiled) Update(put []Node, gone []NodeID) (next *Compiled, touched []NodeID) {
 	c.updating.Lock()
-	next = &Compiled{program: c.program, population: c.population.copied()}
+	next = &Compiled{program: c.program, population: c.population.copied(), at: c.at}
 	c.updating.Unlock()
 	seen := map[NodeID]bool{}
 	all := false
@@ -166,12 +182,10 @@ func (c *Compiled) Update(put []Node, gone []NodeID) (next *Compiled, touched []
 			seen[e.subject.Node] = true
 		}
 	}
-	for id := range seen {
-		touched = append(touched, id)
-	}
-	slices.Sort(touched)
-	return next, touched
+	return next, sortedIDs(seen)
 }
+
+func sortedIDs(set map[NodeID]bool) []NodeID { return slices.Sorted(maps.Keys(set)) }
 
 // touch notes a node and its peers. It reports whether every view may differ: when an address that rules name alone, and which may stand
 // for something behind a route, is, or is no longer, a node's own.

@@ -77,7 +77,7 @@ func (g *program) candidates(n *entry, by map[RoleID][]int, prefixes *prefixInde
 // meet notes as peers those at the other end of rule i with whom coupled holds, and then the rule in used.
 func (v *viewer) meet(i int, other Set, coupled func(peer *entry) bool, used map[int]bool) {
 	r := &v.rules[i]
-	if len(r.Ports) == 0 || len(r.Restrictions) > 0 {
+	if len(r.Ports) == 0 || len(r.Restrictions) > 0 || v.ended(&r.Rule) {
 		return
 	}
 	try := func(p *entry) {
@@ -113,7 +113,7 @@ func (v *viewer) meet(i int, other Set, coupled func(peer *entry) bool, used map
 func (v *viewer) tell() {
 	for _, i := range v.candidates(v.self, v.byDst, &v.byDstPrefix) {
 		r := &v.rules[i]
-		if len(r.App) == 0 || len(r.Ports) > 0 || len(r.Restrictions) > 0 {
+		if len(r.App) == 0 || len(r.Ports) > 0 || len(r.Restrictions) > 0 || v.ended(&r.Rule) {
 			continue
 		}
 		for p := range v.peers {
@@ -126,7 +126,7 @@ func (v *viewer) tell() {
 }
 
 // couples reports whether rule i lets anything of src, own or behind its routes, open a flow to anything of dst that no lasting deny
-// refuses. What a deny with an end refuses counts as allowed, because a view is the same at all times.
+// refuses. What a deny with an end refuses counts as allowed: what it opens when it ends must not wait for a new map.
 func (c *Compiled) couples(i int, src, dst *entry) bool {
 	own, routed := c.reach(i, src, dst)
 	return routed || own && len(c.undenied(c.rules[i].Ports, src, dst)) > 0
@@ -272,6 +272,9 @@ func (v *viewer) narrow() View {
 		out.Rules = append(out.Rules, r)
 	}
 	for i := range v.denies {
+		if v.ended(&v.denies[i].Rule) {
+			continue
+		}
 		if r, concerned := v.narrowDeny(&v.denies[i], self, others); concerned && len(peers) > 0 {
 			mentioned.mention(&r)
 			out.Denies = append(out.Denies, r)

@@ -187,6 +187,7 @@ var (
 	drawnTags  = []string{"tag:p", "tag:q"}
 	drawnNets  = []string{"100.64.0.1", "100.64.0.2", "fd7a::3", "100.64.0.0/30", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "fd00:1::/32", "192.0.2.0/24"}
 	drawnPorts = []string{"*", "22", "80-90", "tcp:22", "udp:22", "tcp:20-85", "icmp:*", "47:*"}
+	drawnEnds  = []string{"2026-11-24T11:59Z", "2026-11-24T12:01Z"}
 	routePool  = []string{"198.51.100.0/24", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "fd00:1::/32", "0.0.0.0/0", "::/0"}
 )
 
@@ -216,11 +217,14 @@ func drawPolicy(t *rapid.T) string {
 		case 1, 2:
 			g["srcPosture"] = list([]string{"posture:ok", "posture:new"}, 2, "postures")
 		}
+		if rapid.IntRange(0, 3).Draw(t, "ends") == 0 {
+			g["until"] = rapid.SampledFrom(drawnEnds).Draw(t, "until")
+		}
 	}
 	for _, g := range denies {
 		g["reason"] = "because"
 		if rapid.Bool().Draw(t, "ends") {
-			g["until"] = rapid.SampledFrom([]string{"2026-11-24T11:59Z", "2026-11-24T12:01Z"}).Draw(t, "until")
+			g["until"] = rapid.SampledFrom(drawnEnds).Draw(t, "until")
 		}
 	}
 	text, _ := json.Marshal(map[string]any{
@@ -298,6 +302,7 @@ func TestViewDecidesAsTheWholeRulesetDoes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		c, _ = c.At(now)
 		addrs := slices.Clone(somewhere)
 		for _, n := range d.Nodes {
 			addrs = append(addrs, n.Addresses...)

@@ -282,7 +282,7 @@ const returnTime = 20 * time.Second
 const seenLately = time.Minute
 
 func (c *Coordinator) allReturned() bool {
-	for _, n := range c.world.Load().nodes {
+	for _, n := range c.world.Load().nodes.all() {
 		p := n.Presence
 		if _, came := c.hub.presence(n.ID); came || !reachable(n) {
 			continue

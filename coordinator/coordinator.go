@@ -3,10 +3,11 @@
 // Every exported method that acts for somebody takes an Actor first and checks its right on the object named, in one place (rights.go),
 // inside the transaction that acts; a handler cannot forget it. Every change commits in one transaction with its audit record (change.go).
 //
-// How a change reaches the nodes: (1) a transaction commits it with generation + 1; (2) the world, an immutable picture of everything maps
-// are made of, is read anew in one consistent read and swapped in (world.go); (3) the sessions are woken, at once when the change takes
-// something away, else within coalesce; (4) each session's Next computes its node's map from the newest world, and the delta to what
-// it sent before (maps.go, session.go); (5) the node answers with a signed receipt, on which Enforced waits (receipts.go).
+// How a change reaches the nodes: (1) a transaction commits it with generation + 1; (2) the next world, an immutable picture of everything
+// maps are made of, is made of the one in force and what changed, from one consistent read, and swapped in (snapshot.go, world.go, follow.go);
+// (3) the sessions are woken, at once when the change takes something away, else within coalesce; (4) each session's Next computes its
+// node's map from the newest world, and the delta to what it sent before (maps.go, session.go); (5) the node answers with a signed receipt,
+// on which Enforced waits (receipts.go).
 // A policy commit that would cut much waits before step 1 (breaker.go); an earlier policy comes back by rollback.go.
 // Should storage fail, removal and quarantine take effect from step 2 on all the same (emergency.go).
 package coordinator
@@ -64,8 +65,9 @@ type Coordinator struct {
 	hashing hasher
 
 	world     atomic.Pointer[world]
-	rebuild   sync.Mutex   // held while a new world is read and swapped in
-	skew      atomic.Int64 // database's clock minus this process's, ns
+	rebuild   sync.Mutex    // held while a new world is made and swapped in
+	dates     chan struct{} // holds one value when the world in force is new to keepNodes
+	skew      atomic.Int64  // database's clock minus this process's, ns
 	emergency emergency
 	times     times
 	hub       hub
@@ -90,6 +92,7 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	c.hashing = newHasher(config.Passwords)
 	c.failures.signIn = rate.NewLimiter(rate.Every(time.Minute/failuresPerMinute), failuresPerMinute)
 	c.failures.token = rate.NewLimiter(rate.Every(time.Minute/failuresPerMinute), failuresPerMinute)
+	c.dates = make(chan struct{}, 1)
 	c.nonces.init()
 	c.hub.init()
 	c.ledger.init()
@@ -163,7 +166,7 @@ func (config *Config) fill() error {
 
 // checkAddresses refuses to serve nodes whose addresses the configured overlay does not hold: their maps could not be made.
 func (c *Coordinator) checkAddresses() error {
-	for _, n := range c.world.Load().nodes {
+	for _, n := range c.world.Load().nodes.all() {
 		for _, a := range n.Addresses {
 			if !c.config.Overlay4.Contains(a) && !c.config.Overlay6.Contains(a) {
 				return fmt.Errorf("the node %s has the address %s outside the overlay %s and %s: start with the overlay it was made with",

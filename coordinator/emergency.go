@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -111,8 +110,8 @@ func (e *emergency) restore(forgotten []unsettled) {
 	e.unsettled = append(e.unsettled, forgotten...)
 }
 
-// apply takes the victims out of s.
-func (e *emergency) apply(s *snapshot) {
+// apply takes the victims out of s, which is whole. It reports whether there are any.
+func (e *emergency) apply(s *snapshot) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, u := range e.unsettled {
@@ -127,6 +126,7 @@ func (e *emergency) apply(s *snapshot) {
 			}
 		}
 	}
+	return len(e.unsettled) > 0
 }
 
 // revoke cuts off whom pick finds for a: by commit in a transaction, or in memory when storage fails. pick checks a's right, and reads
@@ -175,11 +175,13 @@ func (c *Coordinator) cutOff(ctx context.Context, u unsettled, pick func(people)
 		"%s, in effect now but not on disk (%s): it is tried again until it is, and would be lost if the coordinator ended before", u.victim.summary, why)
 }
 
-// snapshot is what w was made of.
+// snapshot is what w was made of, whole.
 func (w *world) snapshot() snapshot {
-	s := snapshot{generation: w.generation, at: w.at, policy: w.current}
-	s.users = slices.Collect(maps.Values(w.users))
-	for _, n := range w.nodes {
+	s := snapshot{generation: w.generation, at: w.at, revision: w.revision, since: whole, policy: &w.current}
+	for _, u := range w.users.all() {
+		s.users = append(s.users, u)
+	}
+	for _, n := range w.nodes.all() {
 		s.nodes = append(s.nodes, *n)
 	}
 	return s

@@ -123,6 +123,28 @@ func TestLiftQuarantineThatIsNotOnDisk(t *testing.T) {
 }
 
 // A commit whose reading back fails still reaches the nodes.
+// A revocation that is not on disk yet stands when the node's row is written for another reason, and read with the next change.
+func TestRevokedNodeDoesNotComeBackWithItsRow(t *testing.T) {
+	n := newNet(t)
+	web, db := n.device("web").joinTagged("tag:web").connect(), n.device("db").joinTagged("tag:db").connect()
+	n.faults.full.Store(true)
+	if _, err := n.RemoveNode(n.ctx, operator, "db"); err == nil {
+		t.Fatal("the disk was full")
+	}
+	n.faults.full.Store(false)
+	db.session.Close() // notes in its row when it was here
+	if _, err := n.RenameNode(n.ctx, operator, "web", "www"); err != nil {
+		t.Fatal(err)
+	}
+	if nodes, err := n.Nodes(n.ctx, operator); err != nil || len(nodes) != 1 {
+		t.Errorf("%d nodes, %v", len(nodes), err)
+	}
+	web.until("lose db", lacksPeer("db"))
+	if n.Undoubted() {
+		t.Error("the next change is read by itself, though what is in force is not on disk")
+	}
+}
+
 func TestRevocationWhenReadingFails(t *testing.T) {
 	inTime(t, func(t *testing.T, n *testnet) {
 		n.run()

@@ -1,102 +1,96 @@
-package coordinator_test
+package coordinator
 
 import (
-	"strings"
-	"testing"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/google/go-cmp/cmp"
 
 	"picket.internal/acl"
-	"picket.internal/coordinator"
-	"picket.internal/coordinator/protocol"
 )
 
-// TestPolicyDirectory: the export is read by acl, says who and what exists in the form that is fixed, and holds nothing else.
-func TestPolicyDirectory(t *testing.T) {
-	n := newNet(t)
-	text, err := n.PolicyDirectory(n.ctx, operator)
-	if err != nil || string(text) != "{\n  \"users\": [],\n  \"nodes\": []\n}\n" {
-		t.Errorf("of nothing: %s, %v", text, err)
-	}
-	admin, bob := n.admin(), n.member("bob@example.com")
-	if _, _, err := n.AddUser(n.ctx, operator, "invited@example.com", coordinator.RoleMember); err != nil {
-		t.Fatal(err)
-	}
-	hers, his := n.device("hers").join(admin), n.device("his").join(bob)
-	db, gone := n.device("db").joinTagged("tag:db").connect(), n.device("gone").joinTagged("tag:db")
-	if _, err := n.QuarantineNode(n.ctx, operator, "his", true); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := n.RemoveNode(n.ctx, operator, "gone"); err != nil {
-		t.Fatal(err)
-	}
-	if text, err = n.PolicyDirectory(n.ctx, operator); err != nil {
-		t.Fatal(err)
-	}
-	addresses := func(d *device) string {
-		return `["` + d.admitted.Addresses[0].String() + `","` + d.admitted.Addresses[1].String() + `"]`
-	}
-	want := `{
-  "users": [
-    {"name":"bob@example.com"},
-    {"name":"invited@example.com"},
-    {"name":"` + admin.Login + `","role":"admin"}
-  ],
-  "nodes": [
-    {"name":"db","tags":["tag:db"],"addresses":` + addresses(db) + `},
-    {"name":"hers","user":"` + admin.Login + `","addresses":` + addresses(hers) + `},
-    {"name":"his","user":"bob@example.com","addresses":` + addresses(his) + `}
-  ]
+// Change runs fn in one transaction of the coordinator that raises the generation, as changes do for which nobody has a call yet.
+func (c *Coordinator) Change(ctx context.Context, fn func(Tx) error) error {
+	_, err := c.update(ctx, system, func(ch *change) error {
+		ch.raise()
+		ch.record("test.change", "", "") // or the audit log's head would be behind
+		return fn(ch.Tx)
+	})
+	return err
 }
-`
-	if d := cmp.Diff(want, string(text)); d != "" {
-		t.Error(d)
-	}
-	if _, err := acl.ParseDirectory(text); err != nil {
-		t.Error(err)
-	}
-	for _, secret := range []string{string(hers.node()), string(gone.node()), string(bob.ID), hers.key.Public().String(), "picket-"} {
-		if strings.Contains(string(text), secret) {
-			t.Errorf("it holds %s", secret)
+
+// Retag gives a node other tags.
+func (c *Coordinator) Retag(ctx context.Context, id acl.NodeID, tags []string) error {
+	return c.Change(ctx, func(tx Tx) error {
+		n, err := tx.NodeByID(id)
+		if err != nil {
+			return err
+		}
+		n.Tags, n.Owner = tags, ""
+		return tx.UpdateNode(n)
+	})
+}
+
+// MakeMaps makes the maps of nodes, as their sessions would, and returns how many peers they name.
+func (c *Coordinator) MakeMaps(nodes []acl.NodeID) (peers int) {
+	w := c.world.Load()
+	for _, id := range nodes {
+		if w.node(id) != nil {
+			peers += len(c.mapOf(w, id).peers)
 		}
 	}
+	return peers
 }
 
-func TestPolicyInForce(t *testing.T) {
-	n := newNet(t, func(c *coordinator.Config) { c.Policy = nil })
-	p, err := n.PolicyInForce(n.ctx, operator)
-	if err != nil || p != (protocol.PolicyInForce{}) {
-		t.Errorf("with none: %+v, %v", p, err)
+// Undoubted reports whether the next change will be read by itself.
+func (c *Coordinator) Undoubted() bool { return c.undoubted() != nil }
+
+// CompareWithWhole brings the world in force up to date by what changed, and reports how it then differs from one that is read and made
+// whole: nil when it does not.
+func (c *Coordinator) CompareWithWhole(ctx context.Context) error {
+	if !c.Undoubted() {
+		return errors.New("the world in force is in doubt")
 	}
-	n = newNet(t)
-	s, err := n.PolicyStatus(n.ctx, operator)
+	if err := c.refresh(ctx, 0, gentle); err != nil {
+		return err
+	}
+	followed := c.world.Load()
+	s, err := c.read(ctx, nil, 0)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	p, err = n.PolicyInForce(n.ctx, operator)
-	if err != nil || p.Text != openPolicy || p.Commit != s.Commit || p.Generation != s.Generation || !p.Since.Equal(s.InForce) {
-		t.Errorf("%+v, %v; the status is %+v", p, err, s)
+	whole, _ := c.build(s, nil)
+	if diff := cmp.Diff(whole.told(), followed.told()); diff != "" {
+		return fmt.Errorf("read whole (-), followed (+):\n%s", diff)
 	}
+	for id := range whole.nodes.all() {
+		if want, got := c.mapOf(whole, id), c.mapOf(followed, id); string(want.digest) != string(got.digest) {
+			return fmt.Errorf("the map of %s, read whole (-), followed (+):\n%s", id, cmp.Diff(entriesOf(want), entriesOf(got)))
+		}
+	}
+	return nil
 }
 
-// TestPolicyImpactTellsEveryMistake, with its place.
-func TestPolicyImpactTellsEveryMistake(t *testing.T) {
-	n := newNet(t)
-	_, err := n.PolicyImpact(n.ctx, operator, []byte("{\n\"grant\": [],\n\"group\": {}\n}"))
-	wantCode(t, "an unsound policy", err, coordinator.CodeInvalid)
-	e := err.(*coordinator.Error)
-	if len(e.Errors) != 2 || e.Errors[0].Line != 2 || e.Errors[1].Line != 3 || !strings.Contains(e.Message, "unknown field `grant`") {
-		t.Errorf("%+v", e)
+func entriesOf(m *nodeMap) map[string]string {
+	out := make(map[string]string)
+	for id, e := range m.entries {
+		out[string(id)] = string(e)
 	}
-	_, err = n.PolicyImpact(n.ctx, operator, []byte("{"+strings.Repeat("\""+strings.Repeat("x", 2000)+"\": 1,", 500)+"}"))
-	wantCode(t, "a hostile policy", err, coordinator.CodeInvalid)
-	e = err.(*coordinator.Error)
-	text, err := protocol.Marshal(protocol.Problem{Code: e.Code, Message: e.Message, Errors: e.Errors})
-	if err != nil {
-		t.Fatal(err)
+	return out
+}
+
+// told is all that a world says, in a form that can be compared.
+func (w *world) told() map[string]any {
+	nodes := make(map[acl.NodeID]string)
+	for id, n := range w.nodes.all() {
+		nodes[id] = fmt.Sprintf("%+v", *n)
 	}
-	var back protocol.Problem
-	if err := protocol.Unmarshal(text, &back); err != nil || len(text) > protocol.MaxPolicyGet {
-		t.Errorf("what is said of it, %d bytes, is not read: %v", len(text), err)
+	return map[string]any{
+		"generation": w.generation, "at": w.at, "revision": w.revision, "policy": fmt.Sprintf("%+v", w.current),
+		"users": maps.Collect(w.users.all()), "nodes": nodes, "names": maps.Collect(w.names.all()),
+		"expiries": slices.Sorted(maps.Keys(maps.Collect(w.expiries.all()))),
 	}
 }

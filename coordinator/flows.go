@@ -59,11 +59,11 @@ type question struct {
 func newQuestion(w *world, id uint64, nodes int) *question {
 	q := &question{
 		AskFlows: protocol.AskFlows{Ask: id, Max: max(minTold, min(protocol.MaxFlows, maxTold/max(nodes, 1)))},
-		owners:   make(map[netip.Addr]acl.NodeID, 2*len(w.nodes)),
+		owners:   make(map[netip.Addr]acl.NodeID, 2*w.nodes.len()),
 		done:     make(chan struct{}),
 		waiting:  make(map[acl.NodeID]bool, nodes), answered: make(map[acl.NodeID]bool, nodes), told: make(map[flowKey]*reported),
 	}
-	for id, n := range w.nodes {
+	for id, n := range w.nodes.all() {
 		for _, a := range n.Addresses {
 			q.owners[a] = id
 		}
@@ -294,7 +294,7 @@ func (s *Session) Flows(_ context.Context, f protocol.Flows) error {
 // their lease may still hold. Sorted.
 func (c *Coordinator) unknown(w *world, n *census) (names []string) {
 	now := c.now()
-	for id, node := range w.nodes {
+	for id, node := range w.nodes.all() {
 		if _, ok := n.answered[id]; ok || !reachable(node) {
 			continue
 		}

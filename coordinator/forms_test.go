@@ -112,10 +112,12 @@ func TestSealedTOTPIsBound(t *testing.T) {
 
 // R1: what is not in the table, or has no value in it, may nothing.
 func TestZeroRightIsNone(t *testing.T) {
-	if got, err := reachOf(&world{}, Actor{Kind: ActorOperator}, "a right nobody defined"); err == nil {
+	if got, err := reachOf(&world{roster: newRoster()}, Actor{Kind: ActorOperator}, "a right nobody defined"); err == nil {
 		t.Errorf("the operator reaches %v with an unknown right", got)
 	}
-	users := &world{users: map[acl.UserID]UserRow{"u": {ID: "u", Role: "emperor", Active: true}, "i": {ID: "i", Role: RoleAdmin}}}
+	users := &world{roster: newRoster()}
+	users.users.set("u", UserRow{ID: "u", Role: "emperor", Active: true})
+	users.users.set("i", UserRow{ID: "i", Role: RoleAdmin})
 	for _, id := range []acl.UserID{"u", "i", ""} {
 		if got, err := reachOf(users, Actor{Kind: ActorUser, User: id}, rightListNodes); err == nil {
 			t.Errorf("user %q reaches %v", id, got)

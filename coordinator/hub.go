@@ -116,27 +116,34 @@ func (h *hub) watch() <-chan struct{} {
 	return h.changed
 }
 
-// endMissing ends the sessions of nodes that w does not have any more, or whose admission has ended, and forgets the former.
-func (h *hub) endMissing(w *world) {
+// endMissing ends the sessions of those of the nodes that w does not have any more, or whose admission has ended, and forgets the former.
+func (h *hub) endMissing(w *world, nodes []acl.NodeID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for id, s := range h.sessions {
-		if err := standing(w, id); err != nil {
-			s.end(err)
+	for _, id := range nodes {
+		n := w.node(id)
+		if s := h.sessions[id]; s != nil {
+			if err := standing(n); err != nil {
+				s.end(err)
+			}
 		}
-	}
-	for id := range h.seen {
-		if _, ok := w.nodes[id]; !ok {
+		if n == nil {
 			delete(h.seen, id)
 		}
 	}
 }
 
-// standing refuses a node that may have no session.
-func standing(w *world, id acl.NodeID) *Error {
-	n, ok := w.nodes[id]
+// keep forgets the nodes that w does not have: a session may have ended after its node was removed.
+func (h *hub) keep(w *world) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	maps.DeleteFunc(h.seen, func(id acl.NodeID, _ Presence) bool { return w.node(id) == nil })
+}
+
+// standing refuses a node that may have no session; nil is one that is gone.
+func standing(n *NodeRow) *Error {
 	switch {
-	case !ok:
+	case n == nil:
 		return refuse(protocol.CodeRemoved, "this node was removed from the network: join again with picket up")
 	case n.Expired:
 		return refuse(protocol.CodeExpired, "the login of %s ended on %s: log in again with picket up", n.Name, n.Expires.Format(time.DateTime))

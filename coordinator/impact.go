@@ -69,7 +69,7 @@ func (c *Coordinator) impactOf(ctx context.Context, w *world, next *acl.Policy) 
 	i.Emptied = emptied(w.policy, next)
 	i.Unknown, i.Truncated = c.unknown(w, n), []string{}
 	for _, id := range n.truncated {
-		if node, ok := w.nodes[id]; ok {
+		if node := w.node(id); node != nil {
 			i.Truncated = append(i.Truncated, node.Name)
 		}
 	}
@@ -142,8 +142,8 @@ type cutEnd struct {
 
 // end describes addr, which is node's own or lies behind it.
 func (j *impactJudge) end(node acl.NodeID, addr netip.Addr) cutEnd {
-	n, ok := j.w.nodes[node]
-	if !ok || !slices.Contains(n.Addresses, addr) {
+	n := j.w.node(node)
+	if n == nil || !slices.Contains(n.Addresses, addr) {
 		return cutEnd{addr.String(), []string{addr.String()}}
 	}
 	if len(n.Tags) > 0 {

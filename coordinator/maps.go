@@ -50,27 +50,29 @@ func (m *nodeMap) before(old *nodeMap, fn func(peer, was *protocol.Peer)) {
 // mapOf returns the map of a living node, computed once a world.
 func (c *Coordinator) mapOf(w *world, id acl.NodeID) *nodeMap {
 	w.mu.Lock()
-	m, ok := w.maps[id]
+	m, ok := w.maps.get(id)
+	prior, _ := w.prior.get(id)
 	w.mu.Unlock()
 	if ok {
 		return m
 	}
-	m = c.makeMap(w, w.nodes[id]) // two may compute it at once: the result is the same
+	m = c.makeMap(w, w.node(id), prior) // two may compute it at once: the result is the same
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if was, ok := w.maps[id]; ok {
+	if was, ok := w.maps.get(id); ok {
 		return was
 	}
-	w.maps[id] = m
+	w.maps.set(id, m)
+	w.prior.remove(id)
 	return m
 }
 
-// makeMap computes and encodes a map. Content that cannot be encoded is replaced by a map without peers: the node must not keep an
-// older one, which may allow more (R1, R6).
-func (c *Coordinator) makeMap(w *world, n *NodeRow) *nodeMap {
+// makeMap computes and encodes a map; prior, which may be nil, is an earlier one. Content that cannot be encoded is replaced by a map without
+// peers: the node must not keep an older one, which may allow more (R1, R6).
+func (c *Coordinator) makeMap(w *world, n *NodeRow, prior *nodeMap) *nodeMap {
 	content := c.contentOf(w, n)
 	m := &nodeMap{peers: content.Peers}
-	if m.err = m.encode(content, w.prior[n.ID]); m.err != nil {
+	if m.err = m.encode(content, prior); m.err != nil {
 		c.log.Error("a node's map cannot be made: it gets an empty one", "node", n.ID, "generation", w.generation, "err", m.err)
 		content.Peers, content.Rules, content.Denies, m.peers = nil, nil, nil, nil
 		m.entries, m.err = content.Encode()
@@ -146,7 +148,7 @@ func (p PolicyRow) info() protocol.PolicyInfo {
 }
 
 func (w *world) peer(s acl.Subject) protocol.Peer {
-	n := w.nodes[s.Node]
+	n := w.node(s.Node)
 	return protocol.Peer{
 		Subject: s, Name: n.Name, Login: w.login(n), Tags: n.Tags, OS: n.Facts.OS,
 		Device: n.Device, Certificate: n.Certificate, Expires: n.Expires,

@@ -43,13 +43,13 @@ func (s *Session) step() (Outgoing, time.Duration, error) {
 		return Outgoing{}, 0, err
 	}
 	now, w := s.c.now(), s.c.world.Load()
-	n, ok := w.nodes[s.node]
-	if !ok || !now.Before(n.Expires) {
-		err := standing(w, s.node)
+	n := w.node(s.node)
+	if n == nil || !now.Before(n.Expires) {
+		err := standing(n)
 		if err == nil { // its time is up, and Run is about to carry that out
 			ended := *n
 			ended.Expired = true
-			err = standing(&world{nodes: map[acl.NodeID]*NodeRow{s.node: &ended}}, s.node)
+			err = standing(&ended)
 		}
 		s.end(err)
 		return Outgoing{}, 0, s.ended()
@@ -187,7 +187,7 @@ func (c *Coordinator) hintOf(id acl.NodeID) protocol.Hint {
 // announce tells the peers of id that its endpoints or its presence changed.
 func (c *Coordinator) announce(id acl.NodeID) {
 	w := c.world.Load()
-	if _, ok := w.nodes[id]; !ok {
+	if w.node(id) == nil {
 		return
 	}
 	for _, p := range c.mapOf(w, id).peers {

@@ -61,7 +61,7 @@ func (c *Coordinator) Nodes(ctx context.Context, a Actor) ([]NodeView, error) {
 	}
 	w := c.world.Load()
 	out := []NodeView{}
-	for _, n := range w.nodes {
+	for _, n := range w.nodes.all() {
 		if got == all || n.Owner != "" && n.Owner == a.User {
 			out = append(out, c.view(w, n))
 		}
@@ -86,7 +86,7 @@ func (c *Coordinator) Node(ctx context.Context, a Actor, ref string) (NodeView, 
 	if err != nil {
 		return NodeView{}, c.outward(ctx, err)
 	}
-	return c.view(w, w.nodes[n.ID]), nil
+	return c.view(w, w.node(n.ID)), nil
 }
 
 // nodeFinder is a transaction or a world.
@@ -155,8 +155,8 @@ func (c *Coordinator) RemoveNode(ctx context.Context, a Actor, ref string) (Chan
 // mayLeave keeps a quarantined node in the network, unless a could release it: removed, its device could join again as a node that is not
 // quarantined.
 func (c *Coordinator) mayLeave(users userReader, a Actor, n NodeRow) error {
-	inForce, ok := c.world.Load().nodes[n.ID] // it may be in quarantine without that being on disk
-	if !n.Quarantined && !(ok && inForce.Quarantined) {
+	inForce := c.world.Load().node(n.ID) // it may be in quarantine without that being on disk
+	if !n.Quarantined && !(inForce != nil && inForce.Quarantined) {
 		return nil
 	}
 	_, err := reachOf(users, a, rightQuarantineNode)

@@ -29,7 +29,7 @@ func (c *Coordinator) userView(u UserRow) User {
 	if u.Active {
 		v.State = "active"
 	}
-	for _, n := range w.nodes {
+	for _, n := range w.nodes.all() {
 		if n.Owner == u.ID {
 			v.Nodes++
 		}

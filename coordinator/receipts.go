@@ -203,7 +203,7 @@ func (c *Coordinator) Enforced(ctx context.Context, a Actor, g uint64) (Enforcem
 
 func (c *Coordinator) enforcement(g uint64, shown func(*NodeRow) bool) Enforcement {
 	e := Enforcement{Generation: g, Done: true}
-	for _, n := range c.world.Load().nodes {
+	for _, n := range c.world.Load().nodes.all() {
 		p, online := c.presenceOf(n)
 		r, enforced := c.ledger.first(n.ID, g)
 		if online && !enforced {

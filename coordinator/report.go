@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -52,15 +53,22 @@ func (b *budgets) of(id acl.NodeID) *budget {
 	return b.byNode[id]
 }
 
-// keep forgets the nodes that w does not have.
-func (b *budgets) keep(w *world) {
+// forget forgets those of the nodes that w does not have.
+func (b *budgets) forget(w *world, nodes []acl.NodeID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for id := range b.byNode {
-		if _, ok := w.nodes[id]; !ok {
+	for _, id := range nodes {
+		if w.node(id) == nil {
 			delete(b.byNode, id)
 		}
 	}
+}
+
+// keep forgets all that w does not have: one may have been asked for after its node was removed.
+func (b *budgets) keep(w *world) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.byNode, func(id acl.NodeID, _ *budget) bool { return w.node(id) == nil })
 }
 
 // Report takes new facts, certificate and endpoints. A certificate that is not signed by the node's device key, or older than the newest
@@ -76,7 +84,7 @@ func (s *Session) report(ctx context.Context, r protocol.Report, opening bool) e
 	facts := cleanFacts(r.Facts)
 	n, err := s.c.world.Load().NodeByID(s.node)
 	if err != nil {
-		return standing(s.c.world.Load(), s.node)
+		return standing(s.c.world.Load().node(s.node))
 	}
 	if err := s.c.checkCertificate(n, r.Certificate); err != nil {
 		return err
@@ -207,7 +215,7 @@ func (s *Session) Evidence(ctx context.Context, e protocol.Evidence) error {
 		return refuse(protocol.CodeBadRequest, "the coordinator does not know this kind of evidence")
 	}
 	w := s.c.world.Load()
-	if _, ok := w.nodes[s.node]; !ok || !s.c.mapOf(w, s.node).hasPeer(e.Peer) { // the same of strangers and of nobody (R30)
+	if w.node(s.node) == nil || !s.c.mapOf(w, s.node).hasPeer(e.Peer) { // the same of strangers and of nobody (R30)
 		return refuse(protocol.CodeBadRequest, "the evidence is about no peer of this node")
 	}
 	count, ok := s.c.budgets.of(s.node).countEvidence(e.Count)

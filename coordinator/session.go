@@ -131,7 +131,7 @@ func (c *Coordinator) identify(ctx context.Context, h protocol.Hello, ch protoco
 	case err != nil:
 		return err
 	}
-	if err := standing(c.world.Load(), h.Node); err != nil {
+	if err := standing(c.world.Load().node(h.Node)); err != nil {
 		return err
 	}
 	return nil
@@ -140,14 +140,14 @@ func (c *Coordinator) identify(ctx context.Context, h protocol.Hello, ch protoco
 // open makes s its node's session.
 func (s *Session) open(ctx context.Context) {
 	old := s.c.hub.put(s)
-	if err := standing(s.c.world.Load(), s.node); err != nil {
+	if err := standing(s.c.world.Load().node(s.node)); err != nil {
 		s.end(err) // removed between the check and put: endMissing has not seen s
 	}
 	if old != nil && old.end(refuse(protocol.CodeReplaced, "a newer session of this node took over")) {
 		s.c.replaced(ctx, old, s)
 	}
 	w := s.c.world.Load()
-	if _, ok := w.nodes[s.node]; ok {
+	if w.node(s.node) != nil {
 		for _, p := range s.c.mapOf(w, s.node).peers {
 			if s.c.hub.get(p.Node) != nil {
 				s.tell(p.Node)
@@ -176,7 +176,7 @@ func (c *Coordinator) replaced(ctx context.Context, old, by *Session) {
 // actor is the node itself.
 func (s *Session) actor() Actor {
 	name := string(s.node)
-	if n, ok := s.c.world.Load().nodes[s.node]; ok {
+	if n := s.c.world.Load().node(s.node); n != nil {
 		name = n.Name
 	}
 	return Actor{Kind: ActorNode, Node: s.node, Name: name, From: s.from.Addr()}

@@ -37,6 +37,7 @@ type ReadTx interface {
 	// Now is the database's clock, in UTC and whole milliseconds; the same for the whole transaction. Decisions are made by it.
 	Now() time.Time
 	generationReader
+	changeReader
 	peopleReader
 	nodeReader
 	ticketReader
@@ -70,6 +71,22 @@ type generationReader interface {
 type generationWriter interface {
 	// SetGeneration raises the generation, as of Now. A lower or equal one is an error.
 	SetGeneration(uint64) error
+}
+
+// Changes are the rows that were written since some revision, as they are now.
+type Changes struct {
+	Users     []UserRow
+	UsersGone []acl.UserID
+	Nodes     []NodeRow // also tombstones
+	Policy    bool      // a policy was written or forgotten
+}
+
+type changeReader interface {
+	// Revision rises with every write to a user, a node, its addresses or a policy, in the write's own transaction, also with one that raises
+	// no generation. It is the store's to see to that, not its callers'.
+	Revision() (int64, error)
+	// ChangedSince is what makes what was read at an earlier revision of this store into what is there now. Its cost is that of the rows in it.
+	ChangedSince(revision int64) (Changes, error)
 }
 
 // UserRow is an account. Its secrets are of no use without the coordinator's key: see secrets.go.

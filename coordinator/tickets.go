@@ -224,7 +224,7 @@ func (c *Coordinator) Approve(ctx context.Context, a Actor, id, code string) (No
 	}
 	c.tickets.post(id)
 	w := c.world.Load()
-	if n, ok := w.nodes[admitted.Node]; ok {
+	if n := w.node(admitted.Node); n != nil {
 		return c.view(w, n), nil
 	}
 	return NodeView{}, refuse(CodeConflict, "the node was admitted, and removed again at once")

@@ -53,7 +53,7 @@ type end struct {
 func (w *world) end(ref string) (end, error) {
 	if a, err := netip.ParseAddr(ref); err == nil {
 		a = a.Unmap()
-		for _, n := range w.nodes {
+		for _, n := range w.nodes.all() {
 			for _, have := range n.Addresses {
 				if have == a {
 					return end{node: n, addrs: []netip.Addr{a}}, nil
@@ -66,7 +66,7 @@ func (w *world) end(ref string) (end, error) {
 	if err != nil {
 		return end{}, refuse(CodeNotFound, "there is no node %s", oneLine(ref, 80))
 	}
-	return end{node: w.nodes[n.ID], addrs: n.Addresses}, nil
+	return end{node: w.node(n.ID), addrs: n.Addresses}, nil
 }
 
 func (e end) name(a netip.Addr) string {

@@ -1,8 +1,6 @@
 package coordinator
 
 import (
-	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -13,103 +11,60 @@ import (
 )
 
 // world is everything maps are made of at one generation. It is never changed once it is in force; maps computed from it are kept with it.
-// What is in it depends on its generation alone, never on when it was built: one generation of a map has one content.
+// What is in it depends on its generation alone, never on when it was built: one generation of a map has one content. What rules let through
+// until some time is in it by when the generation was committed.
 type world struct {
 	generation uint64
 	at         time.Time // when that generation was committed
+	revision   int64     // of the store, as it was read
+	altered    bool      // it is not what the store held: an emergency took somebody out
 	current    PolicyRow // zero when there never was a policy
 	policy     *acl.Policy
-	users      map[acl.UserID]UserRow
-	nodes      map[acl.NodeID]*NodeRow // the living, also expired and quarantined ones
-	names      map[string]acl.NodeID
-	compiled   *acl.Compiled
+	*roster
+	compiled *acl.Compiled
 
-	prior map[acl.NodeID]*nodeMap // the newest maps of earlier worlds, to take entries over from
-
-	mu   sync.Mutex
-	maps map[acl.NodeID]*nodeMap // by mu
-}
-
-// snapshot is one consistent read of what a world is made of.
-type snapshot struct {
-	generation uint64
-	at         time.Time
-	policy     PolicyRow
-	users      []UserRow
-	nodes      []NodeRow
-}
-
-func readSnapshot(tx ReadTx) (s snapshot, err error) {
-	if s.generation, s.at, err = tx.Generation(); err != nil {
-		return s, err
-	}
-	if s.policy, err = tx.Policy(); err != nil && !errors.Is(err, ErrNoRow) {
-		return s, err
-	}
-	if s.users, err = tx.Users(); err != nil {
-		return s, err
-	}
-	s.nodes, err = tx.Nodes()
-	return s, err
-}
-
-// refresh reads the store in one consistent read (R29), and puts the world made of it in force unless a newer one is. Sessions hear of
-// it with the haste given.
-func (c *Coordinator) refresh(ctx context.Context, atLeast uint64, h haste) error {
-	var s snapshot
-	err := c.store.View(ctx, func(tx ReadTx) (err error) {
-		c.readClock(tx)
-		s, err = readSnapshot(tx)
-		return err
-	})
-	if err == nil && s.generation < atLeast {
-		err = errors.New("the store does not show a change it has committed")
-	}
-	if err != nil {
-		c.emergency.setStale(true)
-		return err
-	}
-	c.emergency.setStale(false)
-	c.rebuild.Lock()
-	defer c.rebuild.Unlock()
-	s.generation = max(s.generation, c.emergency.floor())
-	if old := c.world.Load(); old == nil || s.generation >= old.generation {
-		c.enforce(s)
-	}
-	c.hub.wake(h)
-	return nil
+	mu    sync.Mutex
+	maps  *table[acl.NodeID, *nodeMap] // by mu
+	prior *table[acl.NodeID, *nodeMap] // by mu: of earlier worlds, for nodes without a map yet, to take entries over from
 }
 
 // enforce puts the world of s, less what an emergency took out of it, in force. The caller holds rebuild.
 func (c *Coordinator) enforce(s snapshot) {
-	c.emergency.apply(&s)
-	w := c.build(s, c.world.Load())
-	w.prior = c.world.Load().newestMaps(w)
+	altered := s.isWhole() && c.emergency.apply(&s)
+	w, changed := c.build(s, c.world.Load())
+	w.altered = altered
 	c.times.note(w.generation, w.at)
 	c.world.Store(w)
-	c.hub.endMissing(w)
-	c.budgets.keep(w)
+	c.hub.endMissing(w, changed)
+	c.budgets.forget(w, changed)
+	select {
+	case c.dates <- struct{}{}:
+	default:
+	}
 }
 
-// build makes a world; old, which may be nil, is the one before it. A policy that cannot be compiled with the directory passes nothing (R21).
-func (c *Coordinator) build(s snapshot, old *world) *world {
-	w := &world{
-		generation: s.generation, at: s.at, current: s.policy,
-		users: make(map[acl.UserID]UserRow, len(s.users)),
-		nodes: make(map[acl.NodeID]*NodeRow, len(s.nodes)),
-		names: make(map[string]acl.NodeID, len(s.nodes)),
-		maps:  make(map[acl.NodeID]*nodeMap, len(s.nodes)),
+// build makes a world, and lists the nodes that changed; old, the one before it, may be nil when s is whole. A policy that cannot be compiled
+// with the directory passes nothing (R21).
+func (c *Coordinator) build(s snapshot, old *world) (w *world, changed []acl.NodeID) {
+	w = &world{generation: s.generation, at: s.at, revision: s.revision}
+	if s.policy != nil {
+		w.current = *s.policy
+	} else {
+		w.current = old.current
 	}
-	for _, u := range s.users {
-		u.Password, u.TOTP = "", nil // no secret is kept in memory longer than it is needed
-		w.users[u.ID] = u
-	}
-	for i := range s.nodes {
-		n := &s.nodes[i]
-		w.nodes[n.ID], w.names[n.Name] = n, n.ID
+	var users bool
+	if s.isWhole() {
+		w.roster = newRoster()
+		w.take(s)
+		if old != nil {
+			changed, users = w.differences(old.roster)
+		}
+	} else {
+		w.roster = old.copied()
+		changed, users = w.take(s)
 	}
 	var err error
-	if w.policy, err = c.policy.parsed(s.policy); err == nil && !w.follow(old) {
+	if w.policy, err = c.policy.parsed(w.current); err == nil && (users || !w.follow(old, changed)) {
 		w.compiled, err = acl.Compile(w.policy, c.directory(w, reachable), c.config.Salt)
 	}
 	if err != nil {
@@ -119,25 +74,11 @@ func (c *Coordinator) build(s snapshot, old *world) *world {
 			panic("the policy that allows nothing does not compile: " + err.Error())
 		}
 	}
-	return w
-}
-
-// newestMaps is the newest map of each node of next that w, or a world before it, had; w may be nil.
-func (w *world) newestMaps(next *world) map[acl.NodeID]*nodeMap {
-	out := make(map[acl.NodeID]*nodeMap, len(next.nodes))
-	if w == nil {
-		return out
+	if w.maps == nil {
+		w.compiled, _ = w.compiled.At(w.at)
+		w.startAnew(old)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for id := range next.nodes {
-		if m, ok := w.maps[id]; ok && m.err == nil {
-			out[id] = m
-		} else if m, ok := w.prior[id]; ok {
-			out[id] = m
-		}
-	}
-	return out
+	return w, changed
 }
 
 // reachable reports whether n may exchange flows at all: it has shown a tunnel key, and is neither expired nor quarantined.
@@ -149,11 +90,11 @@ func anyNode(*NodeRow) bool { return true }
 // directory is the users and those nodes of w that take accepts, both in the order of their ids.
 func (c *Coordinator) directory(w *world, take func(*NodeRow) bool) *acl.Directory {
 	d := &acl.Directory{Overlay: overlays(c.config)}
-	for _, id := range slices.Sorted(maps.Keys(w.users)) {
-		d.Users = append(d.Users, w.users[id].acl())
+	for _, u := range w.users.all() {
+		d.Users = append(d.Users, u.acl())
 	}
-	for _, id := range slices.Sorted(maps.Keys(w.nodes)) {
-		if n := w.nodes[id]; take(n) {
+	for _, n := range w.nodes.all() {
+		if take(n) {
 			d.Nodes = append(d.Nodes, n.acl())
 		}
 	}
@@ -175,7 +116,7 @@ func (n *NodeRow) acl() acl.Node {
 
 // UserByID and the next ones make a world stand in for a transaction where only reading is needed.
 func (w *world) UserByID(id acl.UserID) (UserRow, error) {
-	if u, ok := w.users[id]; ok {
+	if u, ok := w.users.get(id); ok {
 		return u, nil
 	}
 	return UserRow{}, ErrNoRow
@@ -185,7 +126,7 @@ func (w *world) UserByID(id acl.UserID) (UserRow, error) {
 func (w *world) ValidToken(string) (TokenRow, error) { return TokenRow{}, ErrNoRow }
 
 func (w *world) UserByLogin(login string) (UserRow, error) {
-	for _, u := range w.users {
+	for _, u := range w.users.all() {
 		if u.Login == login {
 			return u, nil
 		}
@@ -193,30 +134,24 @@ func (w *world) UserByLogin(login string) (UserRow, error) {
 	return UserRow{}, ErrNoRow
 }
 
-func (w *world) Users() ([]UserRow, error) {
-	return slices.SortedFunc(maps.Values(w.users), func(a, b UserRow) int { return strings.Compare(a.Login, b.Login) }), nil
+func (w *world) Users() (out []UserRow, _ error) {
+	for _, u := range w.users.all() {
+		out = append(out, u)
+	}
+	slices.SortFunc(out, func(a, b UserRow) int { return strings.Compare(a.Login, b.Login) })
+	return out, nil
 }
 
 func (w *world) NodeByID(id acl.NodeID) (NodeRow, error) {
-	if n, ok := w.nodes[id]; ok {
+	if n := w.node(id); n != nil {
 		return *n, nil
 	}
 	return NodeRow{}, ErrNoRow
 }
 
-func (w *world) NodeByName(name string) (NodeRow, error) { return w.NodeByID(w.names[name]) }
-
-// login names a node's owner; empty for a tagged one.
-func (w *world) login(n *NodeRow) string { return w.users[n.Owner].Login }
-
-// nextExpiry is the earliest expiry still to be carried out; zero when there is none.
-func (w *world) nextExpiry() (t time.Time) {
-	for _, n := range w.nodes {
-		if !n.Expired && (t.IsZero() || n.Expires.Before(t)) {
-			t = n.Expires
-		}
-	}
-	return t
+func (w *world) NodeByName(name string) (NodeRow, error) {
+	id, _ := w.names.get(name)
+	return w.NodeByID(id)
 }
 
 // times remembers when recent generations were committed.

@@ -44,10 +44,17 @@ func (t *tx) NodeNames(base string) ([]string, error) {
 	return list(t, value[string], "SELECT name FROM nodes WHERE removed = 0 AND (name = ?1 OR name >= ?1 || '-' AND name < ?1 || '.')", base)
 }
 
-// KeysTaken looks for the keys' bytes anywhere in the certificates: 32 random bytes are nowhere else by chance.
+// Where a certificate's keys are (wgtun/key.Certificate), counted from its end. Indexes stand on these very expressions.
+const (
+	tunnelKey = "substr(certificate, -144, 32)"
+	probeKey  = "substr(certificate, -112, 32)"
+)
+
+const keysTaken = `SELECT EXISTS (SELECT 1 FROM nodes WHERE removed = 0 AND ` + tunnelKey + ` IN (?2, ?3) AND id <> ?1)
+	OR EXISTS (SELECT 1 FROM nodes WHERE removed = 0 AND ` + probeKey + ` IN (?2, ?3) AND id <> ?1)`
+
 func (t *tx) KeysTaken(id acl.NodeID, tunnel key.TunnelPublic, probe key.ProbePublic) (bool, error) {
-	return get(t, value[bool], `SELECT EXISTS (SELECT 1 FROM nodes WHERE removed = 0 AND id <> ?1
-		AND (instr(certificate, ?2) > 0 OR instr(certificate, ?3) > 0))`, string(id), tunnel[:], probe[:])
+	return get(t, value[bool], keysTaken, string(id), tunnel[:], probe[:])
 }
 
 func (t *tx) AddressTaken(a netip.Addr) (bool, error) {

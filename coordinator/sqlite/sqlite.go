@@ -247,7 +247,7 @@ func newestMigration() (newest int64, err error) {
 
 func (s *Store) open(ctx context.Context) error {
 	var err error
-	if s.writer, err = sql.Open("sqlite", dsn(s.path, "immediate", "journal_mode(WAL)", "synchronous(FULL)")); err != nil {
+	if s.writer, err = sql.Open("sqlite", dsn(s.path, "immediate", "journal_mode(WAL)", "synchronous(FULL)", "recursive_triggers(1)")); err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
 	s.writer.SetMaxOpenConns(1)
