@@ -73,19 +73,21 @@ func (f *Filter) Swap(p *Policy) []Cut {
 	lease := len(r.sets) > 0 && now >= r.notAfter.Load()
 	// The pointer first, each shard's lock after: see the package comment.
 	f.rules.Store(r)
-	var cuts [numShards][]Cut
-	like := 0 // flows are spread evenly: as many go from one shard as from another
+	var cuts []Cut
 	for i := range f.table.shards {
 		s := &f.table.shards[i]
 		s.mu.Lock()
-		s.cuts = slices.Grow(s.cuts, like+like/8)
+		if i == 1 {
+			// Flows are spread evenly: as many go from one shard as from another.
+			cuts = slices.Grow(cuts, len(cuts)*numShards*9/8)
+		}
+		s.cuts = append(cuts, s.cuts...)
 		f.rejudgeShard(s, r, lease, now)
-		like = len(s.cuts)
-		cuts[i], s.cuts = s.cuts, nil
+		cuts, s.cuts = s.cuts, nil
 		s.mu.Unlock()
 	}
 	f.registry.prune(r)
-	return slices.Concat(cuts[:]...)
+	return cuts
 }
 
 func (f *Filter) rejudgeShard(s *shard, r *ruling, lease bool, now int64) {

@@ -18,7 +18,7 @@ type Limits struct {
 	Fragments int // fragmented packets under way
 }
 
-// DefaultLimits cost at most about 48 MiB, tombstones included.
+// DefaultLimits cost at most about 50 MiB, tombstones included.
 var DefaultLimits = Limits{Flows: 128 << 10, Fragments: 4096}
 
 // floor is what a peer may hold however little is free.
