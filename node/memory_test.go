@@ -25,7 +25,7 @@ func TestMemoryOfPermittedPeers(t *testing.T) {
 	if each := (many - few) / 9980; each > 2500 {
 		t.Errorf("%d bytes for each permitted peer", each)
 	}
-	if more > goroutines {
+	if more > goroutines+10 { // some are of the session that is tried again and again
 		t.Errorf("%d goroutines with 20 permitted peers, %d with 10,000", goroutines, more)
 	}
 }

@@ -146,8 +146,10 @@ func TestReapingTakesTwoRounds(t *testing.T) {
 			_, ok := a.tunnel.tun.outgoing.ready(packet)
 			return ok
 		}
-		if !ready(packet) || !ready(packet) {
-			t.Fatal("a permitted peer is not woken")
+		for range 2 { // the second is the one that needs no look
+			if !ready(packet) {
+				t.Fatal("a permitted peer is not woken")
+			}
 		}
 		time.Sleep(reapAfter - reapInterval/2) // between two of the roster's own rounds, as all that follows
 		time.Sleep(reapInterval)
@@ -530,7 +532,7 @@ func tenThousandMaps(t *testing.T) {
 		if _, err := a.tunnel.Apply(w.crowd(a, 3+i%3, grants...)); err != nil {
 			t.Fatal(err)
 		}
-		if i%3 == 0 {
+		if i%7 == 0 {
 			for _, node := range []acl.NodeID{b.id, c.id, crowdPeer(i % 5).Node} {
 				a.tunnel.roster.wakeNode(node)
 			}
