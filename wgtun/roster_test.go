@@ -269,7 +269,7 @@ func TestPeerThatCannotBeWoken(t *testing.T) {
 		c.start(func(t *Tunnel) { seen = watch(t) })
 		w.apply(append(both(a, c), both(b, c)...)...)
 		var refused, removed int
-		seen.before = func(config string) error {
+		seen.watch(func(config string) error {
 			switch {
 			case !strings.Contains(config, hexKey(a.tk.Public())):
 			case strings.Contains(config, "remove=true"):
@@ -279,7 +279,7 @@ func TestPeerThatCannotBeWoken(t *testing.T) {
 				return errors.New("broken device")
 			}
 			return nil
-		}
+		})
 		out := func(n *node, i int) error {
 			return converse(c, n, flowKinds[1].make(c.addrs[0], n.addrs[0], i), 0, 1, time.Second)
 		}
@@ -292,7 +292,7 @@ func TestPeerThatCannotBeWoken(t *testing.T) {
 		if refused == 0 || removed != refused {
 			t.Errorf("the device refused it %d times, and was cleared of it %d times", refused, removed)
 		}
-		seen.before = nil
+		seen.watch(nil)
 		time.Sleep(6 * time.Second)
 		if err := out(a, 1); err != nil {
 			t.Errorf("once the device takes it: %v", err)
@@ -310,12 +310,12 @@ func TestReapingThatFails(t *testing.T) {
 		c.start(func(t *Tunnel) { seen = watch(t) })
 		w.apply(both(a, c)...)
 		c.awaken(a)
-		seen.before = func(config string) error {
+		seen.watch(func(config string) error {
 			if strings.Contains(config, "remove=true") {
 				return errors.New("broken device")
 			}
 			return nil
-		}
+		})
 		time.Sleep(untilReaped)
 		e := flowKinds[1].make(c.addrs[0], a.addrs[0], 0)
 		if converse(c, a, e, 0, 0, 2*time.Second) == nil {
@@ -324,7 +324,7 @@ func TestReapingThatFails(t *testing.T) {
 		if c.tunnel.roster.wakeNode(a.id) {
 			t.Error("a peer that the device holds in part counts as awake")
 		}
-		seen.before = nil
+		seen.watch(nil)
 		w.apply(both(a, c)...)
 		if err := converse(c, a, e, 1, 1, 2*time.Second); err != nil {
 			t.Errorf("after the repair: %v", err)
