@@ -150,15 +150,14 @@ func (n *Node) enforce() (cut int, err error) {
 	return n.apply()
 }
 
-// apply hands the judged map to the tunnel.
+// apply hands the judged map to the tunnel, which keeps it.
 func (n *Node) apply() (cut int, err error) {
 	h, j := n.map_.held, n.map_.judged
-	peers := slices.Clone(j.peers) // the tunnel keeps what it is given
-	for i := range peers {
-		peers[i].Candidates = n.candidates(n.map_.hints[peers[i].Node])
+	for i := range j.peers {
+		j.peers[i].Candidates = n.candidates(n.map_.hints[j.peers[i].Node])
 	}
 	applied, err := n.overlay.overlay.Apply(wgtun.State{
-		Generation: h.header.Generation, Self: h.header.Node, Peers: peers, Rules: j.rules, NotAfter: n.clock.local(n.leaseEnd()),
+		Generation: h.header.Generation, Self: h.header.Node, Peers: j.peers, Rules: j.rules, NotAfter: n.clock.local(n.leaseEnd()),
 		Overlay: h.content.Network.Overlay,
 	})
 	if errors.Is(err, wgtun.ErrRefused) {

@@ -28,6 +28,7 @@ type judgement struct {
 // a peer chooses itself: were one able to have the map refused whole, it could keep what a newer map takes away. own are this node's keys.
 func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, own shownKeys, now time.Time, offset time.Duration) judgement {
 	j := judgement{
+		peers:   make([]wgtun.Peer, 0, len(c.Peers)), // it stays, and there may be thousands
 		refused: make(map[acl.NodeID]string),
 		changed: make(map[acl.NodeID]key.DevicePublic),
 		met:     make(map[acl.NodeID]key.DevicePublic),
@@ -52,7 +53,7 @@ func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, own shownK
 		j.next = soonest(j.next, cert.NotAfter, p.Expires)
 		j.peers = append(j.peers, wgtun.Peer{
 			Node: p.Node, Device: p.Device, Tunnel: cert.Tunnel, Probe: cert.Probe,
-			Addresses: slices.Clone(p.Addresses), Routes: slices.Clone(p.Routes),
+			Addresses: p.Addresses, Routes: p.Routes, // a map held never changes
 		})
 	}
 	j.rules = atHostClock(used.Ruleset(), offset)

@@ -34,7 +34,7 @@ func (v *view) peers(now time.Time) []localapi.Peer {
 	for _, p := range v.held.content.Peers {
 		s := stats[p.Node]
 		line := localapi.Peer{
-			Node: p.Node, Name: p.Name, Owner: p.Login, Tags: p.Tags, OS: protocol.Printable(p.OS), Addresses: p.Addresses, Online: v.online[p.Node],
+			Node: p.Node, Name: p.Name, Owner: p.Login, Tags: p.Tags, OS: protocol.Printable(p.OS), Addresses: p.Addresses, Online: v.online[p.Node], Idle: !s.Awake,
 			Latency: s.Path.Latency, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, Refused: v.judged.refused[p.Node],
 			Out: v.allowed(v.held.content.Self.Subject, p.Subject, now), In: v.allowed(p.Subject, v.held.content.Self.Subject, now),
 		}

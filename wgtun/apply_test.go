@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,10 +24,20 @@ import (
 // watched is an engine whose configuration a test sees before it is done, and may make fail.
 type watched struct {
 	engine
+	mu     sync.Mutex
 	before func(config string) error
 }
 
+// watch has f see what follows; it is called by whoever configures the device, one at a time.
+func (w *watched) watch(f func(config string) error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before = f
+}
+
 func (w *watched) IpcSet(config string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.before != nil {
 		if err := w.before(config); err != nil {
 			return err
@@ -88,7 +99,7 @@ func moveAddress(t *testing.T, stays bool) {
 
 	var order []string
 	port, applying := uint16(50000), true
-	seen.before = func(config string) error {
+	seen.watch(func(config string) error {
 		switch {
 		case strings.Contains(config, hexKey(a.tk.Public())) && strings.Contains(config, "remove=true"):
 			order = append(order, "remove a")
@@ -112,7 +123,7 @@ func moveAddress(t *testing.T, stays bool) {
 			}
 		}
 		return nil
-	}
+	})
 	w.gen++
 	applied, err := c.tunnel.Apply(w.state(c, testLease, grants...))
 	if err != nil {
@@ -132,7 +143,7 @@ func moveAddress(t *testing.T, stays bool) {
 	if len(applied.Cut) != wantCuts {
 		t.Errorf("%d flows were cut, want %d", len(applied.Cut), wantCuts)
 	}
-	seen.before = nil
+	seen.watch(nil)
 	for _, n := range []*node{a, b} {
 		if _, err := n.tunnel.Apply(w.state(n, testLease, grants...)); err != nil {
 			t.Fatal(err)
@@ -212,7 +223,7 @@ func TestAddressMovesWhileItsHolderRotates(t *testing.T) {
 		moving, old := a.addrs[0], hexKey(a.tk.Public())
 		a.addrs, b.addrs, a.tk = a.addrs[1:], append(b.addrs, moving), key.NewTunnel()
 		var order []string
-		seen.before = func(config string) error {
+		seen.watch(func(config string) error {
 			switch {
 			case strings.Contains(config, old) && strings.Contains(config, "remove=true"):
 				order = append(order, "remove the old key")
@@ -220,7 +231,7 @@ func TestAddressMovesWhileItsHolderRotates(t *testing.T) {
 				order = append(order, "give to b")
 			}
 			return nil
-		}
+		})
 		w.gen++
 		if _, err := c.tunnel.Apply(w.state(c, testLease, grants...)); err != nil {
 			t.Fatal(err)
@@ -335,12 +346,12 @@ func TestDeviceFailureFailsClosed(t *testing.T) {
 				c.start(func(t *Tunnel) { seen = watch(t) })
 				w.apply(append(both(a, c), both(b, c)...)...)
 				c.awaken(a, b)
-				seen.before = func(config string) error {
+				seen.watch(func(config string) error {
 					if test.hurts(config, a, b) {
 						return broken
 					}
 					return nil
-				}
+				})
 				grants := test.next(a, b, c)
 				w.gen++
 				_, err := c.tunnel.Apply(w.state(c, testLease, grants...))
@@ -361,7 +372,7 @@ func TestDeviceFailureFailsClosed(t *testing.T) {
 						t.Errorf("node %s after the failure: %v", n.id, err)
 					}
 				}
-				seen.before = nil
+				seen.watch(nil)
 				w.apply(grants...)
 				for _, n := range []*node{a, b} {
 					_, err := c.tunnel.Apply(w.state(c, testLease, append(both(a, c), both(b, c)...)...))
@@ -392,12 +403,12 @@ func TestTakenAddressWaitsForItsRemoval(t *testing.T) {
 		c.start(func(t *Tunnel) { seen = watch(t) })
 		w.apply(both(a, c)...)
 		c.awaken(a)
-		seen.before = func(config string) error {
+		seen.watch(func(config string) error {
 			if strings.Contains(config, "remove=") {
 				return errors.New("broken device")
 			}
 			return nil
-		}
+		})
 		b.addrs, a.addrs = a.addrs, b.addrs
 		if _, err := c.tunnel.Apply(w.state(c, testLease, both(b, c)...)); !errors.Is(err, ErrIncomplete) {
 			t.Errorf("Apply: %v", err)
@@ -406,7 +417,7 @@ func TestTakenAddressWaitsForItsRemoval(t *testing.T) {
 		if c.tunnel.filter.Ingress(udpPacket(from, to, nil)).Verdict == filter.Pass {
 			t.Error("the address passes although its old holder is still in the device")
 		}
-		seen.before = nil
+		seen.watch(nil)
 		if _, err := c.tunnel.Apply(w.state(c, testLease, both(b, c)...)); err != nil {
 			t.Error(err)
 		}
@@ -570,10 +581,10 @@ func TestAddressIsNotGivenWhilePacketsAreUnderWay(t *testing.T) {
 		w.apply(both(a, c)...)
 		c.awaken(a)
 		given := false
-		seen.before = func(config string) error {
+		seen.watch(func(config string) error {
 			given = given || strings.Contains(config, "allowed_ip=")
 			return nil
-		}
+		})
 		synctest.Wait()
 		c.tunnel.tun.reading.took(1, nil) // as Read does before it returns a packet
 		b.addrs, a.addrs = a.addrs, b.addrs

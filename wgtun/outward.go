@@ -16,10 +16,13 @@ type outward struct {
 	filter *filter.Filter
 	roster *roster
 	mtu    int // of the TUN
-	recent [256]struct {
-		destination
-		limit *atomic.Int32 // how long datagrams there may be; nil while all packets fit
-	}
+	recent [256]slot
+}
+
+// slot is where a packet went, and how long datagrams there may be; nil while all packets fit.
+type slot struct {
+	destination
+	limit *atomic.Int32
 }
 
 // destination is an address whose peer was awake at an epoch of the roster.
@@ -32,23 +35,25 @@ type destination struct {
 // packet's peer has left, or changed its addresses, since the filter looked. mtu is how long packets there may be, in bytes.
 func (o *outward) ready(packet []byte) (mtu int, ok bool) {
 	d := destinationOf(packet)
-	slot := &o.recent[(d.hi^d.lo)*0x9e3779b97f4a7c15>>56]
+	at := o.slot(d)
 	d.epoch = o.roster.epoch.Load() + 1
-	if slot.destination != d {
+	if at.lo != d.lo || at.hi != d.hi || at.epoch != d.epoch {
 		node, ok := o.filter.NodeAt(addressOf(packet))
 		if !ok || !o.roster.wakeNode(node) {
 			return 0, false
 		}
-		slot.destination, slot.limit = d, nil
+		at.destination, at.limit = d, nil
 		if o.mtu > DefaultMTU {
-			slot.limit = o.roster.limit(node)
+			at.limit = o.roster.limit(node)
 		}
 	}
-	if slot.limit == nil {
+	if at.limit == nil {
 		return o.mtu, true
 	}
-	return min(o.mtu, PacketIn(int(slot.limit.Load()))), true
+	return min(o.mtu, PacketIn(int(at.limit.Load()))), true
 }
+
+func (o *outward) slot(d destination) *slot { return &o.recent[(d.hi^d.lo)*0x9e3779b97f4a7c15>>56] }
 
 // PacketIn is the length of the longest packet that a datagram of so many bytes of UDP payload carries through a tunnel. WireGuard pads to multiples of 16 (whitepaper section 5.4.6).
 func PacketIn(datagram int) int {

@@ -58,6 +58,7 @@ type roster struct {
 // member is a peer of the State in force. All of it is written under turn and mu.
 type member struct {
 	installed
+	came  time.Time     // it was added
 	awake *awake        // nil while the device does not have it
 	past  *peerCounters // of its earlier lives in the device, under whatever key; nil when it had none
 }
@@ -83,10 +84,22 @@ func (m *member) counted(c peerCounters) {
 }
 
 func newRoster(logger *slog.Logger) *roster {
-	return &roster{
-		sessions: newSessions(), logger: logger, failures: rate.NewLimiter(rate.Every(10*time.Second), 3), bell: newBell(),
+	r := &roster{
+		logger: logger, failures: rate.NewLimiter(rate.Every(10*time.Second), 3), bell: newBell(),
 		peers: make(map[key.TunnelPublic]*member), nodes: make(map[acl.NodeID]*member),
 	}
+	r.sessions = newSessions(r.came)
+	return r
+}
+
+// came is when a peer was added; the zero Time when there is none.
+func (r *roster) came(k key.TunnelPublic) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m := r.peers[k]; m != nil {
+		return m.came
+	}
+	return time.Time{}
 }
 
 // set runs f, which changes what is guarded by turn and mu. The caller holds turn.
@@ -115,6 +128,7 @@ func (r *roster) configure(text string) error {
 
 // enrol adds a peer, asleep, in place of any other of its node; forget takes it out. The caller holds turn.
 func (r *roster) enrol(m *member) {
+	m.came = time.Now()
 	r.sessions.added(m.peer.Tunnel)
 	r.set(func() { r.peers[m.peer.Tunnel], r.nodes[m.peer.Node] = m, m })
 }

@@ -15,20 +15,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
 	"picket.internal/acl"
 	"picket.internal/wgtun/filter"
+	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/nettest"
 )
 
 // untilReaped is longer than it takes until a silent peer is reaped: the paths ask for it 2 minutes longer, and two rounds pass.
 const untilReaped = 2*time.Minute + reapAfter + 3*reapInterval
-
-// idle reports whether the reader waits for the TUN.
-func (r *readState) idle() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return !r.underWay
-}
 
 // holds reports whether the node's device has a peer.
 func (n *node) holds(p *node) bool {
@@ -101,12 +99,12 @@ func TestIdleFlowOutlivesItsPeersReaping(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range 3 {
-			time.Sleep(time.Hour)
+			time.Sleep(15 * time.Minute)
 			if a.holds(b) || b.holds(a) {
 				t.Error("the idle peer is in the device")
 			}
 			if err := converse(a, b, e, 4+i, 4+i, time.Second); err != nil {
-				t.Errorf("after an hour: %v", err)
+				t.Errorf("after 15 minutes: %v", err)
 			}
 		}
 		if len(a.cutSoFar()) != 0 || len(a.tunnel.Flows()) != 1 {
@@ -130,6 +128,47 @@ func TestPeerInUseIsNotReaped(t *testing.T) {
 			if !a.holds(b) || !b.holds(a) {
 				t.Fatalf("after packet %d a peer was reaped", i)
 			}
+		}
+	})
+}
+
+// TestReapingTakesTwoRounds has a packet pass, by the way that needs no look at the roster, before a peer is made drowsy: it may still be on its
+// way into the device when the next round comes, so the round after that is the first to reap.
+func TestReapingTakesTwoRounds(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		a := w.nodes[0]
+		b := w.newNode("b") // nowhere
+		w.apply(both(a, b)...)
+		packet := udpPacket(addrPort(a, 40000), addrPort(b, 80), nil)
+		r := a.tunnel.roster
+		ready := func(packet []byte) bool {
+			_, ok := a.tunnel.tun.outgoing.ready(packet)
+			return ok
+		}
+		for range 2 { // the second is the one that needs no look
+			if !ready(packet) {
+				t.Fatal("a permitted peer is not woken")
+			}
+		}
+		time.Sleep(reapAfter - reapInterval/2) // between two of the roster's own rounds, as all that follows
+		time.Sleep(reapInterval)
+		if !a.holds(b) {
+			t.Fatal("reaped in the round that found it silent")
+		}
+		if !ready(packet) {
+			t.Error("a drowsy peer is not woken")
+		}
+		r.reap()
+		if !a.holds(b) {
+			t.Error("reaped although a packet had passed since the round before")
+		}
+		r.reap()
+		if a.holds(b) {
+			t.Error("not reaped although nothing had passed since the round before")
+		}
+		if !ready(packet) || !a.holds(b) {
+			t.Error("a reaped peer is not woken")
 		}
 	})
 }
@@ -230,7 +269,7 @@ func TestPeerThatCannotBeWoken(t *testing.T) {
 		c.start(func(t *Tunnel) { seen = watch(t) })
 		w.apply(append(both(a, c), both(b, c)...)...)
 		var refused, removed int
-		seen.before = func(config string) error {
+		seen.watch(func(config string) error {
 			switch {
 			case !strings.Contains(config, hexKey(a.tk.Public())):
 			case strings.Contains(config, "remove=true"):
@@ -240,7 +279,7 @@ func TestPeerThatCannotBeWoken(t *testing.T) {
 				return errors.New("broken device")
 			}
 			return nil
-		}
+		})
 		out := func(n *node, i int) error {
 			return converse(c, n, flowKinds[1].make(c.addrs[0], n.addrs[0], i), 0, 1, time.Second)
 		}
@@ -253,7 +292,7 @@ func TestPeerThatCannotBeWoken(t *testing.T) {
 		if refused == 0 || removed != refused {
 			t.Errorf("the device refused it %d times, and was cleared of it %d times", refused, removed)
 		}
-		seen.before = nil
+		seen.watch(nil)
 		time.Sleep(6 * time.Second)
 		if err := out(a, 1); err != nil {
 			t.Errorf("once the device takes it: %v", err)
@@ -271,18 +310,21 @@ func TestReapingThatFails(t *testing.T) {
 		c.start(func(t *Tunnel) { seen = watch(t) })
 		w.apply(both(a, c)...)
 		c.awaken(a)
-		seen.before = func(config string) error {
+		seen.watch(func(config string) error {
 			if strings.Contains(config, "remove=true") {
 				return errors.New("broken device")
 			}
 			return nil
-		}
+		})
 		time.Sleep(untilReaped)
 		e := flowKinds[1].make(c.addrs[0], a.addrs[0], 0)
 		if converse(c, a, e, 0, 0, 2*time.Second) == nil {
 			t.Error("a peer that the device could not let go is still sent to")
 		}
-		seen.before = nil
+		if c.tunnel.roster.wakeNode(a.id) {
+			t.Error("a peer that the device holds in part counts as awake")
+		}
+		seen.watch(nil)
 		w.apply(both(a, c)...)
 		if err := converse(c, a, e, 1, 1, 2*time.Second); err != nil {
 			t.Errorf("after the repair: %v", err)
@@ -290,32 +332,62 @@ func TestReapingThatFails(t *testing.T) {
 	})
 }
 
-// TestTunnelEndsWhileAWakeWaits ends a tunnel whose reader waits to wake a peer, behind a removal that waits for a blocked TUN: the device's
-// own end waits for that reader.
-func TestTunnelEndsWhileAWakeWaits(t *testing.T) {
+// closing is an engine that tells when it is about to close.
+type closing struct {
+	engine
+	before func()
+}
+
+func (c closing) Close() {
+	c.before()
+	c.engine.Close()
+}
+
+// TestNobodyIsWokenWhileTheDeviceCloses: the device's end waits for the goroutine that reads the TUN, which would wait for the device.
+func TestNobodyIsWokenWhileTheDeviceCloses(t *testing.T) {
 	nettest.Bubble(t, func(t *testing.T) {
-		w := newWorld(t, 3)
-		a, b, c := w.nodes[0], w.nodes[1], w.nodes[2]
-		w.apply(append(both(a, b), both(b, c)...)...)
-		live := udpExchange{addrPort(a, 40000), addrPort(b, 80)}
-		if err := converse(a, b, live, 0, 1, time.Second); err != nil {
+		w := newWorld(t, 1)
+		a := w.nodes[0]
+		b := w.newNode("b")
+		b.start(func(tunnel *Tunnel) {
+			tunnel.newEngine = func(d tun.Device, bind conn.Bind, l *device.Logger) engine {
+				return closing{newWireguard(d, bind, l), func() {
+					if tunnel.roster.wakeNode(a.id) {
+						t.Error("a peer was woken")
+					}
+				}}
+			}
+		})
+		w.apply(both(a, b)...)
+		b.stop()
+	})
+}
+
+// TestPeerHeardWhileDrowsyIsNotReaped has a peer, which we have nothing to say to, send between the two rounds.
+func TestPeerHeardWhileDrowsyIsNotReaped(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.nodes[0], w.nodes[1]
+		open(w)
+		if err := converse(b, a, flowKinds[1].make(b.addrs[0], a.addrs[0], 0), 0, 1, time.Second); err != nil {
 			t.Fatal(err)
 		}
-		b.tun.Stall()
-		a.tun.Send(live.request(2)[0])
-		synctest.Wait()
-		done := make(chan struct{})
-		go func() {
-			_, _ = b.tunnel.Apply(w.state(b, testLease, both(b, c)...))
-			close(done)
-		}()
-		synctest.Wait()
-		b.tun.Send(udpPacket(addrPort(b, 40000), addrPort(c, 80), nil))
-		for b.tunnel.tun.reading.idle() { // synctest does not wait for who waits for a lock
-			runtime.Gosched()
+		r := a.tunnel.roster
+		drowsy := func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.nodes[b.id].awake.drowsy
 		}
-		b.stop()
-		<-done
+		for !drowsy() {
+			time.Sleep(time.Second)
+		}
+		if err := passes(b, a, flowKinds[1].make(b.addrs[0], a.addrs[0], 1).request(0), time.Second); err != nil {
+			t.Fatal(err)
+		}
+		r.reap()
+		if !a.holds(b) {
+			t.Error("a peer that has just sent was reaped")
+		}
 	})
 }
 
@@ -424,22 +496,62 @@ func crowdPeer(i int) Peer {
 	return p
 }
 
-// TestTenThousandPermittedPeers runs in a process of its own, because bubbles leave a process in which nothing may be collected.
-func TestTenThousandPermittedPeers(t *testing.T) {
+// alone runs f in a process of its own, because bubbles leave a process in which nothing may be collected.
+func alone(t *testing.T, f func(*testing.T)) {
+	t.Helper()
 	const child = "WGTUN_TEST_CHILD"
 	if os.Getenv(child) != "" {
-		tenThousandPeers(t)
+		f(t)
 		return
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestTenThousandPermittedPeers$", "-test.v")
+	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	c.Env = append(os.Environ(), child+"=1")
 	out, err := c.CombinedOutput()
 	if err != nil {
-		t.Errorf("%v\n%s", err, out)
+		t.Error(err)
 	}
 	t.Logf("%s", out)
+}
+
+func TestTenThousandPermittedPeers(t *testing.T) { alone(t, tenThousandPeers) }
+
+func TestTenThousandMaps(t *testing.T) { alone(t, tenThousandMaps) }
+
+// tenThousandMaps turns peers on and off, awake and asleep, and looks for what is left over.
+func tenThousandMaps(t *testing.T) {
+	w := newWorld(t, 4)
+	a, b, c, d := w.nodes[0], w.nodes[1], w.nodes[2], w.nodes[3]
+	apply := func(i int) {
+		grants := [][]grant{both(a, b), both(a, c), append(both(a, b), both(a, d)...), nil}[i%4]
+		if i%5 == 0 {
+			b.tk, b.pk = key.NewTunnel(), key.NewProbe() // as b's next life would have them
+		}
+		w.gen++
+		if _, err := a.tunnel.Apply(w.crowd(a, 3+i%3, grants...)); err != nil {
+			t.Fatal(err)
+		}
+		if i%7 == 0 {
+			for _, node := range []acl.NodeID{b.id, c.id, crowdPeer(i % 5).Node} {
+				a.tunnel.roster.wakeNode(node)
+			}
+		}
+	}
+	for i := range 400 {
+		apply(i)
+	}
+	apply(3)
+	memory, routines := heap(), runtime.NumGoroutine()
+	for i := range 10000 {
+		apply(i)
+	}
+	apply(3)
+	grown, more := heap()-memory, runtime.NumGoroutine()-routines
+	t.Logf("10,000 maps: %d bytes and %d goroutines more", grown, more)
+	if grown > 1<<20 || more > 0 {
+		t.Errorf("10,000 maps leave %d bytes and %d goroutines", grown, more)
+	}
 }
 
 // tenThousandPeers compares a tunnel with 20 permitted peers, all in use, with one that is permitted 10,000, of which it uses those.
@@ -508,6 +620,24 @@ func (w *world) greetAll(from *node) {
 		got, err := n.tun.Recv(ctx)
 		if err != nil || string(got) != string(p) {
 			w.t.Fatalf("node %s: % x, %v", n.id, got, err)
+		}
+	}
+}
+
+// BenchmarkReady is what the look at the roster costs a packet, to one of 20 peers that are awake.
+func BenchmarkReady(b *testing.B) {
+	o := &outward{roster: newRoster(nil)}
+	var packets [20][]byte
+	for i := range packets {
+		packets[i] = udpPacket(netip.MustParseAddrPort("100.64.0.1:40000"), netip.AddrPortFrom(netip.AddrFrom4([4]byte{100, 64, 0, byte(i + 2)}), 80), nil)
+		d := destinationOf(packets[i])
+		d.epoch = 1
+		o.slot(d).destination = d
+	}
+	b.ReportAllocs()
+	for i := range b.N {
+		if _, ok := o.ready(packets[i%len(packets)]); !ok {
+			b.Fatal("a peer is not awake")
 		}
 	}
 }

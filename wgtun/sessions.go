@@ -17,8 +17,8 @@ import (
 const (
 	// sessionMemory is how long a peer may go on sending into a session (RejectAfterTime, WireGuard whitepaper section 6.1).
 	sessionMemory = device.RejectAfterTime
-	// forgetInterval is how often peers that never sent anything are forgotten here.
-	forgetInterval = 30 * time.Second
+	// restInterval is how often it is seen whether there is nothing to look for any more.
+	restInterval = 30 * time.Second
 )
 
 // sessions finds peers that send into a session which this device does not have, because it was started anew or the peer was
@@ -28,42 +28,40 @@ const (
 //
 // A forged message can set off one handshake for each time its peer was added, if it bears an address that the peer has proved.
 type sessions struct {
-	waiting atomic.Int32                   // len(fresh), so that Receive need not lock once all have spoken
-	lost    chan key.TunnelPublic          // read by run
-	mu      sync.Mutex                     // guards what follows
-	fresh   map[key.TunnelPublic]time.Time // peers not heard since they were added, and when that was
+	waiting atomic.Bool                      // some may be found out, else Receive need not look
+	lost    chan key.TunnelPublic            // read by run
+	came    func(key.TunnelPublic) time.Time // when a peer was added; the zero Time for none
+	mu      sync.Mutex                       // guards what follows
+	until   time.Time                        // nobody has to be looked at any more
+	heardOf map[key.TunnelPublic]struct{}    // who has spoken since, and needs no second look
 }
 
-func newSessions() *sessions {
-	return &sessions{lost: make(chan key.TunnelPublic, 64), fresh: make(map[key.TunnelPublic]time.Time)}
+func newSessions(came func(key.TunnelPublic) time.Time) *sessions {
+	return &sessions{lost: make(chan key.TunnelPublic, 64), came: came, heardOf: make(map[key.TunnelPublic]struct{})}
 }
 
 // added says that a peer has come, without session; removed that it has left.
 func (s *sessions) added(k key.TunnelPublic) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fresh[k] = time.Now()
-	s.waiting.Store(int32(len(s.fresh)))
+	delete(s.heardOf, k)
+	s.until = time.Now().Add(sessionMemory)
+	s.waiting.Store(true)
 }
 
 func (s *sessions) removed(k key.TunnelPublic) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.fresh, k)
-	s.waiting.Store(int32(len(s.fresh)))
+	delete(s.heardOf, k)
 }
 
 // heard notes a peer's first message since it was added.
 func (s *sessions) heard(k key.TunnelPublic, message []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	since, waits := s.fresh[k]
-	if !waits || len(message) < 4 {
+	if len(message) < 4 || !s.first(k) {
 		return
 	}
-	delete(s.fresh, k)
-	s.waiting.Store(int32(len(s.fresh)))
-	if binary.LittleEndian.Uint32(message) != device.MessageTransportType || time.Since(since) > sessionMemory {
+	since := s.came(k)
+	if binary.LittleEndian.Uint32(message) != device.MessageTransportType || since.IsZero() || time.Since(since) > sessionMemory {
 		return
 	}
 	select {
@@ -75,7 +73,7 @@ func (s *sessions) heard(k key.TunnelPublic, message []byte) {
 // run calls handshake for each peer that was found out, until ctx ends. It is apart from receiving, which must not wait for
 // the device's locks.
 func (s *sessions) run(ctx context.Context, handshake func(key.TunnelPublic)) {
-	ticker := time.NewTicker(forgetInterval)
+	ticker := time.NewTicker(restInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -84,20 +82,28 @@ func (s *sessions) run(ctx context.Context, handshake func(key.TunnelPublic)) {
 		case k := <-s.lost:
 			handshake(k)
 		case <-ticker.C:
-			s.forgetSilent()
+			s.rest()
 		}
 	}
 }
 
-func (s *sessions) forgetSilent() {
+// first reports whether a peer has not spoken before, and notes that it has.
+func (s *sessions) first(k key.TunnelPublic) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, since := range s.fresh {
-		if time.Since(since) > sessionMemory {
-			delete(s.fresh, k)
-		}
+	_, before := s.heardOf[k]
+	s.heardOf[k] = struct{}{}
+	return !before
+}
+
+// rest stops looking once everybody has been here for so long that there is nothing to find.
+func (s *sessions) rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Now().After(s.until) {
+		s.waiting.Store(false)
+		clear(s.heardOf)
 	}
-	s.waiting.Store(int32(len(s.fresh)))
 }
 
 // watchedBind is the path layer with sessions looking on.
@@ -145,7 +151,7 @@ func (b watchedBind) watch(receive conn.ReceiveFunc) conn.ReceiveFunc {
 		if err == nil {
 			inward.fill(bufs, n, func(i int) bool { return sizes[i] > 0 && isData(bufs[i][:sizes[i]]) })
 		}
-		if err != nil || b.sessions.waiting.Load() == 0 {
+		if err != nil || !b.sessions.waiting.Load() {
 			return n, err
 		}
 		for i := range n {

@@ -5,6 +5,9 @@
 //	out:  TUN -> guardedTUN.Read (filter.Egress) -> wireguard-go (peer by address, encrypt) -> path.Bind.Send
 //	in:   path.Bind receive -> wireguard-go (decrypt, source belongs to key) -> guardedTUN.Write (filter.Ingress) -> TUN
 //
+// WireGuard holds only the peers in use: the reader of the TUN wakes the peer of each packet that passes, the paths that of each authenticated
+// ping, and who is silent for minutes is taken out again (roster).
+//
 // What the filter wants told to the local side (a reject, the reset of a cut flow) goes through the injector, a goroutine that
 // writes to the TUN, so that neither Read nor Apply ever waits for the local side to take a packet.
 package wgtun

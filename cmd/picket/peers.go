@@ -19,7 +19,7 @@ func peersCommand() *cli.Command {
 		Usage:        "list whom this machine may talk to, or show one peer in full",
 		ArgsUsage:    "[NAME]",
 		BashComplete: peerNames,
-		Description:  "OUT is what this machine may open there, IN what the peer may open here.\n\nExamples:\n\n   picket peers\n   picket peers db-1\n   picket peers --json",
+		Description:  "OUT is what this machine may open there, IN what the peer may open here. PATH is \"idle\" for a peer without traffic\nfor some minutes: the next packet, from either side, finds a path anew.\n\nExamples:\n\n   picket peers\n   picket peers db-1\n   picket peers --json",
 		Flags:        asking(jsonFlag()),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 1, "a NAME"); err != nil {
@@ -87,6 +87,8 @@ func pathText(p localapi.Peer) string {
 		return strings.TrimPrefix(p.Path, "direct ")
 	case !p.Online:
 		return "offline"
+	case p.Idle:
+		return "idle"
 	}
 	return "-"
 }

@@ -97,7 +97,7 @@ func (c Content) Encode() (Entries, error) {
 // this build does not know, allows nothing: it is left out and named in Skipped. A deny of that kind refuses the whole map with
 // ErrRestriction: without it too much would be allowed.
 func Decode(e Entries) (Content, error) {
-	var c Content
+	c := Content{Peers: make([]Peer, 0, countPeers(e))} // a node keeps it, and there may be thousands
 	var rules, denies []numbered
 	for id, data := range e {
 		var err error
@@ -133,6 +133,15 @@ func Decode(e Entries) (Content, error) {
 		return Content{}, fmt.Errorf("%w: map: %w", ErrMalformed, err)
 	}
 	return c, nil
+}
+
+func countPeers(e Entries) (n int) {
+	for id := range e {
+		if kind, _ := splitID(id); kind == peerPrefix {
+			n++
+		}
+	}
+	return n
 }
 
 // Ruleset is the rules with self and peers as subjects.

@@ -76,6 +76,7 @@ type Peer struct {
 	Addresses     []netip.Addr  `json:"addresses"`
 	Online        bool          `json:"online"`
 	Path          string        `json:"path"` // "direct 192.0.2.1:51820", "" when none is proved
+	Idle          bool          `json:"idle"` // no traffic for minutes: WireGuard does not hold it until there is
 	Latency       time.Duration `json:"latency"`
 	LastHandshake time.Time     `json:"lastHandshake"`
 	RxBytes       uint64        `json:"rxBytes"`

@@ -16,8 +16,13 @@ type peer struct {
 	flows atomic.Int64
 	frags atomic.Int64
 
-	mu       sync.Mutex
-	caught   uint64
+	mu     sync.Mutex
+	caught *caught // nil for all but a few
+}
+
+// caught is what a peer was caught at since TakeEvidence.
+type caught struct {
+	count    uint64
 	example  question
 	rules    uint64 // generation of the example
 	from, to int64
@@ -79,17 +84,17 @@ func (p *peer) note(q question, generation uint64, now int64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.caught == 0 {
-		p.example, p.rules, p.from = q, generation, now
+	if p.caught == nil {
+		p.caught = &caught{example: q, rules: generation, from: now}
 	}
-	p.caught++
-	p.to = now
+	p.caught.count++
+	p.caught.to = now
 }
 
 func (p *peer) hasEvidence() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.caught > 0
+	return p.caught != nil
 }
 
 // TakeEvidence returns what was collected since it was last called, by node. It holds one entry a peer.
@@ -109,15 +114,16 @@ func (f *Filter) TakeEvidence() []Evidence {
 func (f *Filter) takeEvidence(p *peer) (Evidence, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.caught == 0 {
+	c := p.caught
+	if c == nil {
 		return Evidence{}, false
 	}
-	q := p.example
+	q := c.example
 	e := Evidence{
-		Node: p.id, Count: p.caught, Generation: p.rules,
+		Node: p.id, Count: c.count, Generation: c.rules,
 		Example: acl.Flow{Src: q.remote.Netip(), Dst: q.local.Netip(), Proto: q.proto, Port: q.port},
-		First:   f.clock.time(p.from), Last: f.clock.time(p.to),
+		First:   f.clock.time(c.from), Last: f.clock.time(c.to),
 	}
-	p.caught = 0
+	p.caught = nil
 	return e, true
 }

@@ -15,6 +15,12 @@
 // Receiving never sends and never blocks: answers go into a bounded outbox that Run empties. Run also keeps the one timer: every
 // 250 ms it looks at the peers that are live (in use, or probed in the last minutes). All other peers cost memory only.
 //
+// # Peers that sleep
+//
+// WireGuard need not hold a peer that nobody uses. Such a peer sleeps: it has no address, and its pings are answered only after
+// Config.Wake was called for it and Woken has said that WireGuard knows it. Since a peer sends nothing before it has our answer, nothing of it
+// comes too early; and since that answer is believed for 30 s, a peer goes to sleep only when it was silent for longer (Sleep).
+//
 // # When an address is believed
 //
 // We send to an address after it answered a ping of ours: the answer must repeat 12 fresh random bytes and come from the address
