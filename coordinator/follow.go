@@ -22,7 +22,7 @@ func (w *world) follow(old *world) bool {
 		switch {
 		case was != nil && sameNode(was, n):
 		case reachable(n):
-			put = append(put, n.acl())
+			put = append(put, w.node(w.policy, n))
 		default:
 			gone = append(gone, id)
 		}
@@ -62,5 +62,5 @@ func sameUsers(a, b map[acl.UserID]UserRow) bool {
 func sameNode(a, b *NodeRow) bool {
 	return a.ID == b.ID && a.Device == b.Device && a.Name == b.Name && a.Owner == b.Owner && slices.Equal(a.Tags, b.Tags) &&
 		slices.Equal(a.Addresses, b.Addresses) && a.Facts == b.Facts && bytes.Equal(a.Certificate, b.Certificate) &&
-		a.Expires.Equal(b.Expires) && a.Expired == b.Expired && a.Quarantined == b.Quarantined
+		a.Expires.Equal(b.Expires) && a.Expired == b.Expired && a.Quarantined == b.Quarantined && a.Routing.equal(b.Routing)
 }

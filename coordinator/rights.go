@@ -16,6 +16,7 @@ const (
 	rightRenameNode     right = "rename this node"
 	rightRemoveNode     right = "remove this node"
 	rightQuarantineNode right = "quarantine this node"
+	rightApproveRoutes  right = "see and approve routes"
 	rightJudgeTicket    right = "admit a device"
 	rightListUsers      right = "list users"
 	rightAddUser        right = "add users"
@@ -45,6 +46,7 @@ var rights = map[right]row{
 	rightRenameNode:     {all, all, own},
 	rightRemoveNode:     {all, all, own},
 	rightQuarantineNode: {all, all, none},
+	rightApproveRoutes:  {all, all, none},
 	rightJudgeTicket:    {none, own, own}, // a ticket becomes the judge's own node; the operator is no person
 	rightListUsers:      {all, all, none},
 	rightAddUser:        {all, all, none},

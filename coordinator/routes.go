@@ -1,0 +1,171 @@
+package coordinator
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"picket.internal/acl"
+	"picket.internal/coordinator/protocol"
+)
+
+// A route is in a map when its node advertises it and the policy (autoApprovers) or an operator approves it. What the policy approves is
+// not stored: it follows from the policy in force, so an approval ends with the policy that gave it. Of several routers of one prefix a
+// map names one, because a tunnel sends each address to one peer only: see settle.
+
+// Routing is what a node offers to serve, and what operators said to that.
+type Routing struct {
+	Advertised []netip.Prefix `json:"advertised,omitempty"` // in order
+	Approved   []netip.Prefix `json:"approved,omitempty"`   // by an operator, whether or not they are advertised now
+	Revoked    []netip.Prefix `json:"revoked,omitempty"`    // by an operator, whatever the policy says
+	Since      time.Time      `json:"since,omitzero"`       // the longer a router has been at hand, the sooner it serves
+	Away       bool           `json:"away,omitempty"`       // it had no session for too long, and others serve
+}
+
+func (r Routing) equal(o Routing) bool {
+	return slices.Equal(r.Advertised, o.Advertised) && slices.Equal(r.Approved, o.Approved) && slices.Equal(r.Revoked, o.Revoked) &&
+		r.Since.Equal(o.Since) && r.Away == o.Away
+}
+
+// advertise notes what the node offers from now on.
+func (r *Routing) advertise(routes []netip.Prefix, now time.Time) {
+	if len(r.Advertised) == 0 || len(routes) == 0 {
+		r.Since, r.Away = now, false
+	}
+	r.Advertised = routes
+}
+
+// routable is what of the advertised routes can be served at all, in order and each once. A route into the overlay would be a way to take
+// other nodes' addresses over.
+func (c *Coordinator) routable(routes []netip.Prefix) (out []netip.Prefix) {
+	for _, r := range routes {
+		inOverlay := slices.ContainsFunc(overlays(c.config), r.Overlaps) && !protocol.IsExit(r)
+		if len(out) < protocol.MaxAdvertised && protocol.CheckRoute(r) == nil && !inOverlay {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, comparePrefixes)
+	return slices.Compact(out)
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// approval is who approves a route: "" for nobody, "policy" or "operator".
+func (w *world) approval(p *acl.Policy, n *NodeRow, route netip.Prefix) string {
+	switch {
+	case slices.Contains(n.Routing.Revoked, route):
+		return ""
+	case slices.Contains(n.Routing.Approved, route):
+		return approvedByOperator
+	}
+	node := n.acl()
+	var owner acl.User
+	if u, ok := w.users[n.Owner]; ok {
+		owner = u.acl()
+	}
+	if p.ApprovesRoute(&node, owner, route) {
+		return approvedByPolicy
+	}
+	return ""
+}
+
+const (
+	approvedByPolicy   = "policy"
+	approvedByOperator = "operator"
+)
+
+// served lists the routes that n advertises and, under policy p, may serve.
+func (w *world) served(p *acl.Policy, n *NodeRow) (out []netip.Prefix) {
+	for _, r := range n.Routing.Advertised {
+		if w.approval(p, n, r) != "" {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// node is n as policy p sees it.
+func (w *world) node(p *acl.Policy, n *NodeRow) acl.Node {
+	out := n.acl()
+	out.Routes = w.served(p, n)
+	return out
+}
+
+// settle leaves each prefix in v to one peer, and what v's own node serves to nobody else. Exit routes stay: the node's user chooses among
+// exit nodes. The choice is a router's that is not away; then by the first rule in the file that leads through a router (so `via` chooses,
+// and rules of several `via` are an order of preference); then by who has been at hand longest, so that who comes back takes nothing back.
+func (w *world) settle(v *acl.View) {
+	claims := make(map[netip.Prefix][]int)
+	for i := range v.Peers {
+		for _, r := range v.Peers[i].Routes {
+			claims[r] = append(claims[r], i)
+		}
+	}
+	lost := make(map[int][]netip.Prefix)
+	for route, peers := range claims {
+		keep := -1
+		switch {
+		case slices.Contains(v.Self.Routes, route):
+		case protocol.IsExit(route) || len(peers) == 1:
+			continue
+		default:
+			keep = w.choose(v, route, peers)
+		}
+		for _, i := range peers {
+			if i != keep {
+				lost[i] = append(lost[i], route)
+			}
+		}
+	}
+	for i, routes := range lost {
+		kept := slices.Clone(v.Peers[i].Routes) // the view shares it with others
+		v.Peers[i].Routes = slices.DeleteFunc(kept, func(r netip.Prefix) bool { return slices.Contains(routes, r) })
+	}
+}
+
+// choose returns which of the peers serves route in v.
+func (w *world) choose(v *acl.View, route netip.Prefix, peers []int) int {
+	rank := make(map[int]int, len(peers))
+	for _, i := range peers {
+		rank[i] = slices.IndexFunc(v.Rules, func(r acl.Rule) bool { return r.LeadsThrough(&v.Peers[i], route) })
+		if rank[i] < 0 {
+			rank[i] = len(v.Rules)
+		}
+	}
+	return slices.MinFunc(peers, func(i, j int) int {
+		a, b := w.nodes[v.Peers[i].Node], w.nodes[v.Peers[j].Node]
+		return cmp.Or(compareBools(a.Routing.Away, b.Routing.Away), cmp.Compare(rank[i], rank[j]), a.Routing.Since.Compare(b.Routing.Since), compareIDs(a.ID, b.ID))
+	})
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// routers lists the reachable nodes that serve something, by the prefixes they serve, the one that serves by default first.
+func (w *world) routers() map[netip.Prefix][]*NodeRow {
+	out := make(map[netip.Prefix][]*NodeRow)
+	for _, n := range w.nodes {
+		if len(n.Routing.Advertised) == 0 || !reachable(n) {
+			continue
+		}
+		for _, r := range w.served(w.policy, n) {
+			out[r] = append(out[r], n)
+		}
+	}
+	for _, list := range out {
+		slices.SortFunc(list, func(a, b *NodeRow) int {
+			return cmp.Or(compareBools(a.Routing.Away, b.Routing.Away), a.Routing.Since.Compare(b.Routing.Since), compareIDs(a.ID, b.ID))
+		})
+	}
+	return out
+}
