@@ -68,6 +68,7 @@ func showStatus(w io.Writer, s localapi.Status, now time.Time) {
 		"Refused", deniedText(s.Denied),
 		"Version", s.Version,
 	)
+	fields(w, routingFields(s.Routing)...)
 	for _, warning := range s.Warnings {
 		fmt.Fprintf(w, "! %s\n", protocol.Printable(warning))
 	}

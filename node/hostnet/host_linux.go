@@ -54,6 +54,18 @@ func New(logger *slog.Logger) (*Host, error) {
 	return &Host{handle: h, nft: nft, logger: logger}, nil
 }
 
+// Clean takes back what a Host left that was not removed.
+func Clean(logger *slog.Logger) {
+	h, err := New(logger)
+	if err == nil {
+		defer h.Close()
+		err = h.Remove()
+	}
+	if err != nil {
+		logger.Warn("something was left on the host", "reason", err)
+	}
+}
+
 // Close ends the use of netlink; what was configured stays.
 func (h *Host) Close() { h.handle.Close() }
 
