@@ -136,8 +136,14 @@ func welcome(w io.Writer, s localapi.Status, peers []localapi.Peer) {
 	fmt.Fprintf(w, "This node is %s%s at %s.\n", protocol.Printable(s.Name), who, addresses(s.Addresses))
 	out := func(p localapi.Peer) []localapi.Allowed { return p.Out }
 	in := func(p localapi.Peer) []localapi.Allowed { return p.In }
-	fields(w, "It may reach:", listed(peers, out), "It may be reached by:", listed(peers, in))
-	fields(w, routingFields(s.Routing)...)
+	pairs := []string{"It may reach:", listed(peers, out), "It may be reached by:", listed(peers, in)}
+	for i, text := range routingFields(s.Routing) {
+		if i%2 == 0 {
+			text += ":"
+		}
+		pairs = append(pairs, text)
+	}
+	fields(w, pairs...)
 	for _, warning := range s.Warnings {
 		fmt.Fprintf(w, "! %s\n", protocol.Printable(warning))
 	}
