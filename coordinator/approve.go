@@ -44,7 +44,7 @@ func (c *Coordinator) Routes(ctx context.Context, a Actor) ([]RouteView, error) 
 	routers := w.routers()
 	out := []RouteView{}
 	for _, n := range w.nodes {
-		all := slices.Concat(n.Routing.Advertised, n.Routing.Approved, n.Routing.Revoked)
+		all := slices.Concat(n.Routing.routes(), n.Routing.Approved, n.Routing.Revoked)
 		slices.SortFunc(all, comparePrefixes)
 		_, online := c.presenceOf(n)
 		for _, r := range slices.Compact(all) {
@@ -63,7 +63,7 @@ func (w *world) routeState(routers map[netip.Prefix][]*NodeRow, n *NodeRow, r ne
 	switch list := routers[r]; {
 	case slices.Contains(n.Routing.Revoked, r):
 		return RouteRevoked
-	case !slices.Contains(n.Routing.Advertised, r):
+	case !slices.Contains(n.Routing.routes(), r):
 		return RouteUnserved
 	case w.approval(w.policy, n, r) == "":
 		return RouteWaiting
@@ -97,9 +97,11 @@ func (c *Coordinator) judgeRoutes(ctx context.Context, a Actor, ref string, rout
 		if err := c.checkRoutes(n, routes, approve); err != nil {
 			return err
 		}
-		was := n.Routing
+		w, before, was := c.world.Load(), n, n.Routing
 		if summary = fmt.Sprintf("node %s may serve %s", n.Name, prefixList(routes)); approve {
 			n.Routing.Approved, n.Routing.Revoked = with(was.Approved, routes), without(was.Revoked, routes)
+			// A router that may serve only now takes nothing from one that does.
+			n.Routing.renew(without(routes, w.served(w.policy, &before)), ch.Now())
 		} else {
 			summary = fmt.Sprintf("node %s may not serve %s", n.Name, prefixList(routes))
 			n.Routing.Approved, n.Routing.Revoked = without(was.Approved, routes), with(was.Revoked, routes)
@@ -135,7 +137,7 @@ func (c *Coordinator) checkRoutes(n NodeRow, routes []netip.Prefix, approve bool
 		if len(c.routable([]netip.Prefix{r})) == 0 {
 			return refuse(CodeInvalid, "%s overlaps the overlay: a router there would take other nodes' addresses over", r)
 		}
-		if !approve && !slices.Contains(n.Routing.Advertised, r) && !slices.Contains(n.Routing.Approved, r) {
+		if !approve && !slices.Contains(n.Routing.routes(), r) && !slices.Contains(n.Routing.Approved, r) {
 			return refuse(CodeNotFound, "%s neither advertises %s nor is it approved for it", n.Name, r)
 		}
 	}

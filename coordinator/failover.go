@@ -97,7 +97,7 @@ func (c *Coordinator) turn(ctx context.Context, w *world, gone, back []acl.NodeI
 			}
 			n.Routing.Away = away
 			if !away {
-				n.Routing.Since = ch.Now()
+				n.Routing.renew(n.Routing.routes(), ch.Now())
 			}
 			ch.narrow() // at once: what went through it goes nowhere
 			ch.record(map[bool]string{true: "route.away", false: "route.back"}[away], string(id), n.Name+": "+prefixList(w.served(w.policy, &n)))

@@ -84,7 +84,7 @@ func (s *Session) report(ctx context.Context, r protocol.Report, opening bool) e
 		return err
 	}
 	routes := s.c.routable(r.Routes)
-	if n.Facts != facts || !bytes.Equal(n.Certificate, r.Certificate) || !slices.Equal(n.Routing.Advertised, routes) {
+	if n.Facts != facts || !bytes.Equal(n.Certificate, r.Certificate) || !slices.Equal(n.Routing.routes(), routes) {
 		if !s.c.budgets.of(s.node).changes.Allow() {
 			return refuse(protocol.CodeThrottled, "the node changes what it says of itself too often: wait a minute")
 		}
@@ -182,10 +182,10 @@ func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, t 
 		if len(what) == 0 {
 			return nil
 		}
-		if ch.raise(); len(without(n.Routing.Advertised, t.routes)) > 0 {
+		if ch.raise(); len(without(n.Routing.routes(), t.routes)) > 0 {
 			ch.narrow()
 		}
-		if !slices.Equal(n.Routing.Advertised, t.routes) {
+		if !slices.Equal(n.Routing.routes(), t.routes) {
 			n.Routing.advertise(t.routes, ch.Now())
 		}
 		n.Facts, n.Certificate = t.facts, t.certificate
@@ -203,7 +203,7 @@ func (t told) differences(n NodeRow) (what []string) {
 	if f := t.facts; n.Facts != f {
 		what = append(what, fmt.Sprintf("host %q, %s/%s, picket %s", f.Hostname, f.OS, f.Arch, f.Version))
 	}
-	if !slices.Equal(n.Routing.Advertised, t.routes) {
+	if !slices.Equal(n.Routing.routes(), t.routes) {
 		what = append(what, "advertises "+cmp.Or(prefixList(t.routes), "no routes"))
 	}
 	return what

@@ -16,24 +16,64 @@ import (
 
 // Routing is what a node offers to serve, and what operators said to that.
 type Routing struct {
-	Advertised []netip.Prefix `json:"advertised,omitempty"` // in order
+	Advertised []Advertised   `json:"advertised,omitempty"` // by route
 	Approved   []netip.Prefix `json:"approved,omitempty"`   // by an operator, whether or not they are advertised now
 	Revoked    []netip.Prefix `json:"revoked,omitempty"`    // by an operator, whatever the policy says
-	Since      time.Time      `json:"since,omitzero"`       // the longer a router has been at hand, the sooner it serves
 	Away       bool           `json:"away,omitempty"`       // it had no session for too long, and others serve
 }
 
+// Advertised is a route that a node offers to serve. The longer it has been at hand, the sooner it is used.
+type Advertised struct {
+	Route netip.Prefix `json:"route"`
+	Since time.Time    `json:"since"`
+}
+
 func (r Routing) equal(o Routing) bool {
-	return slices.Equal(r.Advertised, o.Advertised) && slices.Equal(r.Approved, o.Approved) && slices.Equal(r.Revoked, o.Revoked) &&
-		r.Since.Equal(o.Since) && r.Away == o.Away
+	same := func(a, b Advertised) bool { return a.Route == b.Route && a.Since.Equal(b.Since) }
+	return slices.EqualFunc(r.Advertised, o.Advertised, same) && slices.Equal(r.Approved, o.Approved) && slices.Equal(r.Revoked, o.Revoked) && r.Away == o.Away
+}
+
+// routes lists what is advertised, in order.
+func (r Routing) routes() (out []netip.Prefix) {
+	for _, a := range r.Advertised {
+		out = append(out, a.Route)
+	}
+	return out
+}
+
+// since is from when on route is advertised; the zero time when it is not.
+func (r Routing) since(route netip.Prefix) time.Time {
+	for _, a := range r.Advertised {
+		if a.Route == route {
+			return a.Since
+		}
+	}
+	return time.Time{}
 }
 
 // advertise notes what the node offers from now on.
 func (r *Routing) advertise(routes []netip.Prefix, now time.Time) {
-	if len(r.Advertised) == 0 || len(routes) == 0 {
-		r.Since, r.Away = now, false
+	var next []Advertised
+	for _, p := range routes {
+		since := r.since(p)
+		if since.IsZero() {
+			since = now
+		}
+		next = append(next, Advertised{p, since})
 	}
-	r.Advertised = routes
+	if r.Advertised = next; len(next) == 0 {
+		r.Away = false
+	}
+}
+
+// renew puts routes at the end of the line: they have just come, or come back.
+func (r *Routing) renew(routes []netip.Prefix, now time.Time) {
+	r.Advertised = slices.Clone(r.Advertised)
+	for i, a := range r.Advertised {
+		if slices.Contains(routes, a.Route) {
+			r.Advertised[i].Since = now
+		}
+	}
 }
 
 // routable is what of the advertised routes can be served at all, in order and each once. A route into the overlay would be a way to take
@@ -79,7 +119,7 @@ const (
 
 // served lists the routes that n advertises and, under policy p, may serve.
 func (w *world) served(p *acl.Policy, n *NodeRow) (out []netip.Prefix) {
-	for _, r := range n.Routing.Advertised {
+	for _, r := range n.Routing.routes() {
 		if w.approval(p, n, r) != "" {
 			out = append(out, r)
 		}
@@ -137,7 +177,7 @@ func (w *world) choose(v *acl.View, route netip.Prefix, peers []int) int {
 	}
 	return slices.MinFunc(peers, func(i, j int) int {
 		a, b := w.nodes[v.Peers[i].Node], w.nodes[v.Peers[j].Node]
-		return cmp.Or(compareBools(a.Routing.Away, b.Routing.Away), cmp.Compare(rank[i], rank[j]), a.Routing.Since.Compare(b.Routing.Since), compareIDs(a.ID, b.ID))
+		return cmp.Or(compareBools(a.Routing.Away, b.Routing.Away), cmp.Compare(rank[i], rank[j]), a.Routing.since(route).Compare(b.Routing.since(route)), compareIDs(a.ID, b.ID))
 	})
 }
 
@@ -162,9 +202,9 @@ func (w *world) routers() map[netip.Prefix][]*NodeRow {
 			out[r] = append(out[r], n)
 		}
 	}
-	for _, list := range out {
+	for route, list := range out {
 		slices.SortFunc(list, func(a, b *NodeRow) int {
-			return cmp.Or(compareBools(a.Routing.Away, b.Routing.Away), a.Routing.Since.Compare(b.Routing.Since), compareIDs(a.ID, b.ID))
+			return cmp.Or(compareBools(a.Routing.Away, b.Routing.Away), a.Routing.since(route).Compare(b.Routing.since(route)), compareIDs(a.ID, b.ID))
 		})
 	}
 	return out

@@ -321,3 +321,29 @@ func TestRouteStates(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// Who serves a network keeps it, whoever has been there longer for other things, or waited longer for approval.
+func TestNewcomersTakeNothing(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		n.policy.set(routesPolicy(`"routes": {"10.33.0.0/16": ["tag:router"]}`), "c0ffee0000000000000000000000000000000002")
+		n.reload("")
+		client := n.device("client").joinTagged("tag:web").connect()
+		older := n.router("older", prefixes("10.40.0.0/16"), "tag:router")
+		waiting := n.router("waiting", prefixes("10.33.0.0/16"), "tag:db")
+		time.Sleep(time.Minute)
+		n.router("r1", prefixes("10.33.0.0/16"), "tag:router")
+		client.waitWays("r1 10.33.0.0/16")
+		time.Sleep(time.Minute)
+		older.routes = prefixes("10.33.0.0/16", "10.40.0.0/16")
+		if err := older.session.Report(n.ctx, older.report()); err != nil {
+			t.Fatal(err)
+		}
+		client.until("the older router", hasPeer("older"))
+		client.waitWays("r1 10.33.0.0/16")
+		if _, err := n.ApproveRoutes(n.ctx, operator, "waiting", waiting.routes); err != nil {
+			t.Fatal(err)
+		}
+		client.until("the one that waited", hasPeer("waiting"))
+		client.waitWays("r1 10.33.0.0/16")
+	})
+}

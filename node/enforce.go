@@ -195,6 +195,10 @@ func (n *Node) candidates(h protocol.Hint) []netip.AddrPort {
 func (n *Node) fit() error {
 	r := n.routed()
 	err := n.overlay.overlay.Fit(hostConfig(wantedRoutes(n.map_.held.content, r), r))
+	n.trouble.forwarding = ""
+	if errors.As(err, new(*hostnet.ForwardingError)) { // flows of this node itself can go on
+		n.trouble.forwarding, err = err.Error(), nil
+	}
 	if err == nil {
 		n.trouble.overlay = ""
 		return nil

@@ -87,6 +87,8 @@ type trouble struct {
 	link    string // why the coordinator is not reached
 	state   string // something could not be written to disk
 	refused string // a map that was refused
+
+	forwarding string // what this node serves is not reached
 }
 
 // contact is what is known of the connection to the coordinator.

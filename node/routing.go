@@ -239,23 +239,26 @@ func (v *view) routing() (out localapi.Routing) {
 	return out
 }
 
-// exitTrouble is a sentence on an exit node that is wanted and not there; "" otherwise.
-func (v *view) exitTrouble() string {
+// exitTroubles are sentences on an exit node that is wanted and does not work.
+func (v *view) exitTroubles() (out []string) {
 	r := v.id.Routing
 	if r.Exit == "" || v.held.isZero() {
-		return ""
+		return nil
+	}
+	if v.overlay != nil {
+		if strict := hostnet.StrictSources(v.overlay.Interface()); len(strict) > 0 {
+			out = append(out, fmt.Sprintf("the kernel drops what peers send to %s, because it would answer by the exit node: sysctl net.ipv4.conf.%s.rp_filter=2",
+				strings.Join(strict, ", "), strict[0]))
+		}
 	}
 	for _, p := range v.held.content.Peers {
 		if p.Node != r.ExitID || !slices.ContainsFunc(p.Routes, protocol.IsExit) {
 			continue
 		}
-		switch {
-		case v.judged.refused[p.Node] != "":
-			return "" // there is a warning of that
-		case !v.online[p.Node]:
-			return fmt.Sprintf("the exit node %s is not connected: the internet is not reached until it is, or until you choose another one or none (picket set --exit-node=)", p.Name)
+		if v.judged.refused[p.Node] == "" && !v.online[p.Node] { // of a refused peer there is a warning
+			out = append(out, fmt.Sprintf("the exit node %s is not connected: the internet is not reached until it is, or until you choose another one or none (picket set --exit-node=)", p.Name))
 		}
-		return ""
+		return out
 	}
-	return fmt.Sprintf("%s is no exit node for this node any more: the internet is not reached until you choose another one or none (picket set --exit-node=)", r.Exit)
+	return append(out, fmt.Sprintf("%s is no exit node for this node now: the internet is not reached until you choose another one or none (picket set --exit-node=)", r.Exit))
 }

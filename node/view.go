@@ -140,9 +140,10 @@ func (v *view) warnings() []string {
 	for _, s := range v.held.content.Skipped {
 		out = append(out, fmt.Sprintf("%s of the policy allows nothing here: %s", protocol.Printable(string(s.ID)), protocol.Printable(s.Reason)))
 	}
-	if s := v.exitTrouble(); s != "" {
-		out = append(out, s)
+	if v.trouble.forwarding != "" {
+		out = append(out, v.trouble.forwarding)
 	}
+	out = append(out, v.exitTroubles()...)
 	if self := v.held.content.Self; self.Quarantined {
 		out = append(out, "this node is in quarantine: an operator took every flow from it")
 	}

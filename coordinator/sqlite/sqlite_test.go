@@ -311,7 +311,7 @@ func sampleNode(id, name string, device byte, address string) coordinator.NodeRo
 		ID: acl.NodeID(id), Device: key.DevicePublic{device}, Name: name, Tags: []string{"tag:db"}, Addresses: []netip.Addr{netip.MustParseAddr(address)},
 		Facts: protocol.Facts{Hostname: name, OS: "linux"}, Certificate: []byte{1, 2}, Created: at, Expires: at.Add(time.Hour),
 		Presence: coordinator.Presence{Attached: true, LastSeen: at, LeaseEnds: at.Add(time.Minute)},
-		Routing:  coordinator.Routing{Advertised: []netip.Prefix{netip.MustParsePrefix("10.33.0.0/16")}, Since: at, Away: true},
+		Routing:  coordinator.Routing{Advertised: []coordinator.Advertised{{Route: netip.MustParsePrefix("10.33.0.0/16"), Since: at}}, Away: true},
 	}
 }
 

@@ -279,6 +279,44 @@ func TestTurningForwardingOnOpensNothingElse(t *testing.T) {
 	}
 }
 
+func TestStrictSources(t *testing.T) {
+	newWire(t)
+	set := func(name, value string) {
+		must(t, os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/rp_filter", []byte(value), 0))
+	}
+	for _, test := range []struct {
+		all, eth0 string
+		want      []string
+	}{{"0", "0", nil}, {"0", "1", []string{"eth0"}}, {"1", "0", []string{"eth0"}}, {"1", "2", nil}, {"2", "1", nil}} {
+		set("all", test.all)
+		set("eth0", test.eth0)
+		set("picket0", "0")
+		if got := StrictSources("picket0"); !slices.Equal(got, test.want) {
+			t.Errorf("all %s, eth0 %s: %v, want %v", test.all, test.eth0, got, test.want)
+		}
+	}
+}
+
+// TestForwardingThatCannotBeTurnedOn leaves all else in place: who set it up from afar must get back in.
+func TestForwardingThatCannotBeTurnedOn(t *testing.T) {
+	w := newWire(t)
+	setForwarding(t, "0")
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil { // of this thread, which ends with the test
+		t.Skip(err)
+	}
+	must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	must(t, unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND, ""))
+	must(t, unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	err := w.host.Configure(routerConfig())
+	var forwards *ForwardingError
+	if !errors.As(err, &forwards) || !strings.Contains(err.Error(), "in a container") {
+		t.Errorf("got %v", err)
+	}
+	if !slices.Contains(snapshot(t, w.host), "rule 100.64.0.0/10") {
+		t.Error("the rest is not in place")
+	}
+}
+
 // syn4 is a SYN with that MSS.
 func syn4(from, to string, mss uint16) []byte {
 	src, dst := netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)

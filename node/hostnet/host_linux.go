@@ -142,7 +142,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 
 // Configure makes the host have exactly c: the guard first, then forwarding, addresses, routes and the rules that lead to them. What is
 // right already is not touched, so it may be called again at any time to mend what others took away. On an error the host may have part of
-// it; Remove takes that back.
+// it; Remove takes that back. A *ForwardingError means that all but that is in place.
 func (h *Host) Configure(c Config) error {
 	link, err := h.handle.LinkByName(c.Interface)
 	if err != nil {
@@ -152,15 +152,16 @@ func (h *Host) Configure(c Config) error {
 	if err := h.setGuard(c); err != nil {
 		return err
 	}
-	if err := h.setForwarding(was); err != nil {
-		return err
-	}
+	forwards := h.setForwarding(was)
 	for _, step := range []func(netlink.Link, Config) error{h.setLink, h.setAddresses, h.setRoutes, h.setRules} {
 		if err := step(link, c); err != nil {
 			return err
 		}
 	}
 	h.last = c
+	if forwards != nil {
+		return &ForwardingError{forwards}
+	}
 	return nil
 }
 

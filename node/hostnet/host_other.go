@@ -21,6 +21,9 @@ func New(*slog.Logger) (*Host, error) {
 	return nil, errors.New("a network interface of its own is not supported on this system: run with --tun=userspace")
 }
 
+// StrictSources lists none.
+func StrictSources(string) []string { return nil }
+
 // Clean does nothing.
 func Clean(*slog.Logger) {}
 

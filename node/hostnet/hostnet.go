@@ -77,6 +77,13 @@ func (e *GuardError) Error() string {
 	return fmt.Sprintf("the guard in nftables cannot be set (%v): load the kernel module nf_tables, or run with --tun=userspace, which needs none", e.Cause)
 }
 
+// ForwardingError says that this host does not forward; all else is as it should be.
+type ForwardingError struct{ Cause error }
+
+func (e *ForwardingError) Error() string {
+	return fmt.Sprintf("this host forwards nothing, so what it serves is not reached: %v; in a container, turn forwarding on from outside", e.Cause)
+}
+
 // PrivilegeError says that the host's network may not be changed.
 type PrivilegeError struct{ Doing string }
 

@@ -138,8 +138,8 @@ func (h *Host) setRoutes(link netlink.Link, c Config) error {
 	if c.Exit != NoExit {
 		all = append(all, everything...)
 	}
-	wanted := usable(all)
-	if err := h.removeRoutes(wanted); err != nil {
+	wanted, served := usable(all), usable(c.subnets())
+	if err := h.removeRoutes(slices.Concat(wanted, served)); err != nil {
 		return err
 	}
 	have, err := h.ourRoutes()
@@ -148,19 +148,30 @@ func (h *Host) setRoutes(link netlink.Link, c Config) error {
 	}
 	for _, p := range wanted {
 		for _, r := range []*netlink.Route{
-			{Dst: ipNet(p), Table: routeTable, Protocol: routeProtocol, Priority: fallbackMetric, Type: unix.RTN_UNREACHABLE, Family: family(p)},
-			{Dst: ipNet(p), Table: routeTable, Protocol: routeProtocol, Priority: tunMetric, Type: unix.RTN_UNICAST, Family: family(p),
-				LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK},
+			{Priority: fallbackMetric, Type: unix.RTN_UNREACHABLE},
+			{Priority: tunMetric, Type: unix.RTN_UNICAST, LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK},
 		} {
-			if present(have, r, p) {
-				continue
-			}
-			if err := h.handle.RouteReplace(r); err != nil {
-				return explain("adding the route to "+p.String(), err)
+			if err := h.setRoute(have, r, p); err != nil {
+				return err
 			}
 		}
 	}
+	// What this host serves is reached by its own routes, though it lie in a wider network of a peer's, or beyond an exit node.
+	for _, p := range served {
+		if err := h.setRoute(have, &netlink.Route{Priority: tunMetric, Type: unix.RTN_THROW}, p); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// setRoute adds the route to p unless it is there.
+func (h *Host) setRoute(have []netlink.Route, r *netlink.Route, p netip.Prefix) error {
+	if present(have, r, p) {
+		return nil
+	}
+	r.Dst, r.Table, r.Protocol, r.Family = ipNet(p), routeTable, routeProtocol, family(p)
+	return explain("adding the route to "+p.String(), h.handle.RouteReplace(r))
 }
 
 func present(have []netlink.Route, want *netlink.Route, p netip.Prefix) bool {

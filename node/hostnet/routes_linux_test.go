@@ -95,6 +95,20 @@ func TestExitNode(t *testing.T) {
 	}
 }
 
+// TestServedNetworksAreReachedByTheHostItself: a site's router that uses others' networks, around its own, and an exit node.
+func TestServedNetworksAreReachedByTheHostItself(t *testing.T) {
+	h := newClient(t)
+	c := testConfig()
+	c.Routes, c.Served, c.Exit = prefixes("192.0.0.0/8", "192.0.2.128/25"), prefixes("192.0.2.0/24"), ExitNotLAN
+	for range 2 {
+		must(t, h.Configure(c))
+	}
+	wantWays(t, map[string]string{"192.0.2.7": "eth0", "192.0.2.200": "picket0", "192.0.7.7": "picket0", "198.51.100.1": "picket0"})
+	c.Served = nil
+	must(t, h.Configure(c))
+	wantWays(t, map[string]string{"192.0.2.7": "picket0"})
+}
+
 // TestRulesOfOthersStay: other programs' rules at the same priorities, or with our mark, are theirs.
 func TestRulesOfOthersStay(t *testing.T) {
 	h := newClient(t)

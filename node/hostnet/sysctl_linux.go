@@ -45,7 +45,9 @@ func (h *Host) noteForwarding(c Config) (changes []forwardingChange) {
 		case wanted && !on:
 			*ours = true
 			changes = append(changes, forwardingChange{is6, true})
-		case !wanted && *ours:
+		case wanted:
+			// It was on before, or we have turned it on.
+		case *ours:
 			*ours = false
 			changes = append(changes, forwardingChange{is6, false})
 		}
@@ -62,8 +64,30 @@ func (h *Host) setForwarding(changes []forwardingChange) error {
 			continue // the host has no IPv6: there is nothing to forward
 		}
 		if err != nil {
-			failed = append(failed, fmt.Errorf("set %s to %s: %v; in a container, set it from outside", forwardingPath(c.is6), value, err))
+			failed = append(failed, fmt.Errorf("%s cannot be set to %s (%w)", forwardingPath(c.is6), value, errors.Unwrap(err)))
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// StrictSources lists the interfaces but the one named that drop packets from where they would not be sent to (rp_filter 1 of
+// ip-sysctl): with an exit node, all that peers send.
+func StrictSources(but string) (out []string) {
+	const folder = "/proc/sys/net/ipv4/conf/"
+	interfaces, err := os.ReadDir(folder)
+	if err != nil {
+		return nil
+	}
+	value := func(name string) string {
+		text, _ := os.ReadFile(folder + name + "/rp_filter") // an interface that went away is not strict
+		return strings.TrimSpace(string(text))
+	}
+	all := value("all")
+	for _, i := range interfaces {
+		name := i.Name()
+		if own := value(name); name != "all" && name != "default" && name != "lo" && name != but && max(all, own) == "1" {
+			out = append(out, name)
+		}
+	}
+	return out
 }
