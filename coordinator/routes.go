@@ -134,9 +134,8 @@ func (w *world) node(p *acl.Policy, n *NodeRow) acl.Node {
 	return out
 }
 
-// settle leaves each prefix in v to one peer, and what v's own node serves to nobody else. Exit routes stay: the node's user chooses among
-// exit nodes. The choice is a router's that is not away; then by the first rule in the file that leads through a router (so `via` chooses,
-// and rules of several `via` are an order of preference); then by who has been at hand longest, so that who comes back takes nothing back.
+// settle leaves each prefix in v to one peer, and what v's own node serves to nobody else: a tunnel sends each address to one peer only, so
+// that both ends of `via` see the same router. Of exit nodes all stay that a rule leads through, since the node's user chooses among them.
 func (w *world) settle(v *acl.View) {
 	claims := make(map[netip.Prefix][]int)
 	for i := range v.Peers {
@@ -146,38 +145,49 @@ func (w *world) settle(v *acl.View) {
 	}
 	lost := make(map[int][]netip.Prefix)
 	for route, peers := range claims {
-		keep := -1
+		keep := func(int) bool { return false }
 		switch {
 		case slices.Contains(v.Self.Routes, route):
-		case protocol.IsExit(route) || len(peers) == 1:
+		case protocol.IsExit(route):
+			keep = func(i int) bool { return leading(v, route, i) < len(v.Rules) }
+		case len(peers) == 1:
 			continue
 		default:
-			keep = w.choose(v, route, peers)
+			chosen := w.choose(v, route, peers)
+			keep = func(i int) bool { return i == chosen }
 		}
 		for _, i := range peers {
-			if i != keep {
+			if !keep(i) {
 				lost[i] = append(lost[i], route)
 			}
 		}
 	}
 	for i, routes := range lost {
-		kept := slices.Clone(v.Peers[i].Routes) // the view shares it with others
-		v.Peers[i].Routes = slices.DeleteFunc(kept, func(r netip.Prefix) bool { return slices.Contains(routes, r) })
+		v.Peers[i].Routes = without(v.Peers[i].Routes, routes)
 	}
 }
 
-// choose returns which of the peers serves route in v.
+// leading is the first of v's rules that lets flows to something behind route pass through peer i, and the number of rules where none does.
+func leading(v *acl.View, route netip.Prefix, i int) int {
+	if n := slices.IndexFunc(v.Rules, func(r acl.Rule) bool { return r.LeadsThrough(&v.Peers[i], route) }); n >= 0 {
+		return n
+	}
+	return len(v.Rules)
+}
+
+// choose returns which of the peers serves route in v: one that a rule leads through; then one that is not away; then by the first rule in
+// the file that leads through it (so `via` chooses, and rules of several `via` are an order of preference); then who has been at hand
+// longest, so that who comes back takes nothing back.
 func (w *world) choose(v *acl.View, route netip.Prefix, peers []int) int {
 	rank := make(map[int]int, len(peers))
 	for _, i := range peers {
-		rank[i] = slices.IndexFunc(v.Rules, func(r acl.Rule) bool { return r.LeadsThrough(&v.Peers[i], route) })
-		if rank[i] < 0 {
-			rank[i] = len(v.Rules)
-		}
+		rank[i] = leading(v, route, i)
 	}
 	return slices.MinFunc(peers, func(i, j int) int {
 		a, b := w.nodes[v.Peers[i].Node], w.nodes[v.Peers[j].Node]
-		return cmp.Or(compareBools(a.Routing.Away, b.Routing.Away), cmp.Compare(rank[i], rank[j]), a.Routing.since(route).Compare(b.Routing.since(route)), compareIDs(a.ID, b.ID))
+		return cmp.Or(
+			compareBools(rank[i] == len(v.Rules), rank[j] == len(v.Rules)), compareBools(a.Routing.Away, b.Routing.Away), cmp.Compare(rank[i], rank[j]),
+			a.Routing.since(route).Compare(b.Routing.since(route)), compareIDs(a.ID, b.ID))
 	})
 }
 

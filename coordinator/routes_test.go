@@ -297,6 +297,47 @@ func TestViaChoosesTheRouter(t *testing.T) {
 	}
 }
 
+// A node may have a router or exit node as its peer for other reasons: it is sent to none that no rule leads it through.
+func TestNoWayThroughWhoIsOnlyAPeer(t *testing.T) {
+	n, client := routeNet(t, `{"tagOwners": {"tag:web": [], "tag:a": [], "tag:b": []},
+		"autoApprovers": {"routes": {"10.33.0.0/16": ["tag:a", "tag:b"]}, "exitNode": ["tag:a", "tag:b"]},
+		"grants": [
+			{"src": ["tag:web"], "dst": ["tag:a"], "ip": ["tcp:22"]},
+			{"src": ["tag:web"], "dst": ["10.33.0.0/16"], "ip": ["tcp:443"], "via": ["tag:b"]},
+			{"src": ["tag:web"], "dst": ["autogroup:internet"], "ip": ["tcp:443"], "via": ["tag:b"]}]}`)
+	n.router("ra", prefixes("10.33.0.0/16", "0.0.0.0/0"), "tag:a")
+	n.router("rb", prefixes("10.33.0.0/16", "0.0.0.0/0"), "tag:b")
+	client.until("both", hasPeer("rb"))
+	client.until("both", hasPeer("ra"))
+	client.waitWays("rb 0.0.0.0/0", "rb 10.33.0.0/16")
+}
+
+// Rules of several via are an order of preference.
+func TestViaPrefersByTheFilesOrder(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		n.policy.set(`{"tagOwners": {"tag:web": [], "tag:a": [], "tag:b": []}, "autoApprovers": {"routes": {"10.33.0.0/16": ["tag:a", "tag:b"]}},
+			"grants": [
+				{"src": ["tag:web"], "dst": ["10.33.0.0/16"], "ip": ["tcp:443"], "via": ["tag:b"]},
+				{"src": ["tag:web"], "dst": ["10.33.0.0/16"], "ip": ["tcp:443"], "via": ["tag:a"]}]}`, "c0ffee0000000000000000000000000000000002")
+		n.reload("")
+		n.run()
+		client := n.device("client").joinTagged("tag:web").connect()
+		defer client.alive()()
+		defer n.router("ra", prefixes("10.33.0.0/16"), "tag:a").alive()()
+		client.waitWays("ra 10.33.0.0/16")
+		time.Sleep(time.Minute)
+		rb := n.router("rb", prefixes("10.33.0.0/16"), "tag:b")
+		stop := rb.alive()
+		client.waitWays("rb 10.33.0.0/16")
+		stop()
+		rb.session.Close()
+		client.waitWays("ra 10.33.0.0/16")
+		rb.connect()
+		defer rb.alive()()
+		client.waitWays("rb 10.33.0.0/16")
+	})
+}
+
 func TestRouteStates(t *testing.T) {
 	n, _ := routeNet(t, routesPolicy(approved))
 	n.router("r1", prefixes("10.33.0.0/16", "10.40.0.0/16", "0.0.0.0/0"), "tag:router")

@@ -94,7 +94,7 @@ func setCommand() *cli.Command {
 				return err
 			}
 			if r.IsZero() {
-				return cliflags.Usage(c, "say what to change: picket set --help")
+				return cliflags.Usage(c, "say what to change")
 			}
 			s, err := client(c).Set(c.Context, r)
 			if err != nil {

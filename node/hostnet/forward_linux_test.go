@@ -208,6 +208,31 @@ func TestLinkLocalIsNotForwarded(t *testing.T) {
 	}
 }
 
+// TestExitNodeIsNoWayIntoTheOverlay: somebody removed our routing rules, so the overlay's addresses follow the default route.
+func TestExitNodeIsNoWayIntoTheOverlay(t *testing.T) {
+	w := newWire(t)
+	var c net.PacketConn
+	w.in(w.neighbour, func() {
+		must(t, netlink.AddrAdd(link(t, "eth0"), &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("100.64.0.9/32"))}))
+		var err error
+		c, err = net.ListenPacket("udp4", "100.64.0.9:7000")
+		must(t, err)
+	})
+	defer c.Close()
+	must(t, netlink.RouteAdd(&netlink.Route{Gw: net.IPv4(192, 0, 2, 2)}))
+	must(t, w.host.Configure(with(func(c *Config) { c.Served = prefixes("0.0.0.0/0") })))
+	must(t, w.host.removeRules(nil))
+	w.write(udp4(peer, "100.64.0.9:7000"))
+	if got := from(c.(*net.UDPConn)); got != "nothing" {
+		t.Errorf("a packet to the overlay left in clear, from %s", got)
+	}
+	must(t, w.host.removeGuard())
+	w.write(udp4(peer, "100.64.0.9:7000"))
+	if from(c.(*net.UDPConn)) == "nothing" {
+		t.Error("without the guard nothing came either: this test proves nothing")
+	}
+}
+
 func setForwarding(t *testing.T, value string) {
 	t.Helper()
 	for _, is6 := range []bool{false, true} {
