@@ -53,10 +53,17 @@ func (d *device) ways() (out []string) {
 	return out
 }
 
-// waitWays takes messages until d's map has exactly these ways.
+// waitWays takes messages for a minute at most, until d's map has exactly these ways.
 func (d *device) waitWays(want ...string) {
 	d.n.t.Helper()
-	d.until("the routes "+strings.Join(want, ", "), func(protocol.Content) bool { return slices.Equal(d.ways(), want) })
+	for began := time.Now(); !slices.Equal(d.ways(), want); {
+		if time.Since(began) > time.Minute {
+			d.n.t.Fatalf("%s has the routes %v, and never %v", d.admitted.Name, d.ways(), want)
+		}
+		if _, err := d.take(); err != nil {
+			d.n.t.Fatal(err)
+		}
+	}
 }
 
 func TestRoutesAreInNoMapUnlessApproved(t *testing.T) {
