@@ -216,7 +216,11 @@ func TestAnotherRouterTakesOver(t *testing.T) {
 		defer r1.alive()()
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		client.until("word of r1's return", func(protocol.Content) bool { return client.generation >= r1.generation })
+		change, err := n.RenameNode(n.ctx, operator, "client", "laptop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.until("what came after r1's return", func(protocol.Content) bool { return client.generation >= change.Generation })
 		if got := client.ways(); !slices.Equal(got, []string{"r2 10.33.0.0/16"}) {
 			t.Errorf("the router that came back took over again: %v", got)
 		}
@@ -394,4 +398,57 @@ func TestNewcomersTakeNothing(t *testing.T) {
 		client.until("the one that waited", hasPeer("waiting"))
 		client.waitWays("r1 10.33.0.0/16")
 	})
+}
+
+// A router may reach other networks through others, and what it serves by itself alone.
+func TestRouterIsSentToNobodyForItsOwn(t *testing.T) {
+	n := newNet(t)
+	n.policy.set(`{"tagOwners": {"tag:web": [], "tag:router": []}, "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:router"]}, "exitNode": ["tag:router"]},
+		"grants": [{"src": ["tag:router"], "dst": ["10.0.0.0/8", "autogroup:internet"], "ip": ["tcp:443"]}]}`, "c0ffee0000000000000000000000000000000002")
+	n.reload("")
+	r1 := n.router("r1", prefixes("10.33.0.0/16", "0.0.0.0/0"), "tag:router")
+	r2 := n.router("r2", prefixes("10.33.0.0/16", "10.34.0.0/16", "0.0.0.0/0"), "tag:router")
+	r1.waitWays("r2 10.34.0.0/16")
+	r2.waitWays()
+	if !hasPeer("r1")(r2.content) {
+		t.Error("the two do not know each other: this test proves nothing")
+	}
+}
+
+// Whoever is there is no way for a node that no rule leads through it.
+func TestFailoverGoesNoWayThatNoRuleLeads(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		n.policy.set(`{"tagOwners": {"tag:web": [], "tag:a": [], "tag:b": []}, "autoApprovers": {"routes": {"10.33.0.0/16": ["tag:a", "tag:b"]}},
+			"grants": [
+				{"src": ["tag:web"], "dst": ["tag:a"], "ip": ["tcp:22"]},
+				{"src": ["tag:web"], "dst": ["10.33.0.0/16"], "ip": ["tcp:443"], "via": ["tag:b"]}]}`, "c0ffee0000000000000000000000000000000002")
+		n.reload("")
+		n.run()
+		client := n.device("client").joinTagged("tag:web").connect()
+		defer client.alive()()
+		defer n.router("ra", prefixes("10.33.0.0/16"), "tag:a").alive()()
+		rb := n.router("rb", prefixes("10.33.0.0/16"), "tag:b")
+		client.until("ra", hasPeer("ra"))
+		client.waitWays("rb 10.33.0.0/16")
+		rb.session.Close()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if !slices.Contains(n.actions(), "route.away") {
+			t.Fatal("nothing is handed over: this test proves nothing")
+		}
+		client.until("word of it", func(protocol.Content) bool { return client.generation > rb.generation })
+		client.waitWays("rb 10.33.0.0/16")
+	})
+}
+
+// A newer policy is tested with the routes that it approves itself.
+func TestNewerPolicyIsTestedWithItsOwnApprovals(t *testing.T) {
+	n, client := routeNet(t, routesPolicy(""))
+	n.router("r1", prefixes("10.33.0.0/16"), "tag:router")
+	tests := `, "tests": [{"src": "tag:web", "accept": ["10.33.0.9:443"]}]}`
+	n.policy.set(strings.TrimSuffix(routesPolicy(approved), "}")+tests, "c0ffee0000000000000000000000000000000003")
+	if s := n.reload(""); len(s.Errors) > 0 {
+		t.Fatalf("a policy is refused for what it approves itself: %v", s.Errors)
+	}
+	client.waitWays("r1 10.33.0.0/16")
 }

@@ -181,6 +181,12 @@ func TestSubnetRouter(t *testing.T) {
 		t.Error("picket why says yes to what is refused")
 	}
 
+	for dst, want := range map[string]string{"443": "allowed", "22": "refused"} {
+		if out, _ := s.coordinator.CLI(s.ctx, "policy", "why", "alice", s.lan.Address(9)+":"+dst); !strings.Contains(out, want) {
+			t.Errorf("the operator is told of port %s:\n%s", dst, out)
+		}
+	}
+
 	s.set(s.nodes["r1"], "--snat-subnet-routes=false")
 	if f, err := alice.Dial(s.ctx, "tcp", at("443")[0]); err == nil {
 		f.Kill()

@@ -9,6 +9,7 @@ import (
 
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
+	"picket.internal/node/control"
 	"picket.internal/node/hostnet"
 	"picket.internal/node/localapi"
 )
@@ -124,24 +125,37 @@ func TestExit_isKnownByItsID(t *testing.T) {
 
 // TestExit_blocksWhileTheTunnelIsClosed for a trouble that passes; when the user ends it, the host gets its own way back.
 func TestExit_blocksWhileTheTunnelIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.join()
-		w.send(w.signed(5, content(newPeer("vps", "100.64.0.2").router("0.0.0.0/0"))))
-		w.mustSet(localapi.ChangeRouting{Exit: to("vps")})
-		w.handler().OnProblem(protocol.Problem{Code: protocol.CodeClock, Message: "set the clock"})
-		synctest.Wait()
-		if o := w.overlay(); !o.isClosed() || !o.blocked || w.cleaned != 0 {
-			t.Fatalf("closed %v, blocked %v, cleaned %d", o.isClosed(), o.blocked, w.cleaned)
-		}
-		if err := w.api().Down(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		if w.cleaned != 1 {
-			t.Errorf("after picket down, what was left behind was taken back %d times", w.cleaned)
-		}
-	})
+	for trouble, cause := range map[string]func(*world){
+		"the coordinator says that the clock is off": func(w *world) {
+			w.handler().OnProblem(protocol.Problem{Code: protocol.CodeClock, Message: "set the clock"})
+		},
+		"the node sees that the clock is off": func(w *world) {
+			w.handler().OnDisconnected(&control.Error{Kind: control.ErrClock, Message: "set the clock"})
+		},
+	} {
+		t.Run(trouble, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { blocksFor(t, cause) })
+		})
+	}
+}
+
+func blocksFor(t *testing.T, cause func(*world)) {
+	w := newWorld(t)
+	w.join()
+	w.send(w.signed(5, content(newPeer("vps", "100.64.0.2").router("0.0.0.0/0"))))
+	w.mustSet(localapi.ChangeRouting{Exit: to("vps")})
+	cause(w)
+	synctest.Wait()
+	if o := w.overlay(); !o.isClosed() || !o.blocked || w.cleaned != 0 {
+		t.Fatalf("closed %v, blocked %v, cleaned %d", o.isClosed(), o.blocked, w.cleaned)
+	}
+	if err := w.api().Down(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+	if w.cleaned != 1 {
+		t.Errorf("after picket down, what was left behind was taken back %d times", w.cleaned)
+	}
 }
 
 // TestServes_whatItAdvertisesAlone: a coordinator cannot make a router of a node.

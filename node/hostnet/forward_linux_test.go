@@ -133,16 +133,17 @@ func TestForwardsNothingForOutsiders(t *testing.T) {
 	w := newWire(t)
 	c := w.listen()
 	outside := w.addNeighbour("eth1", "198.51.100")
-	toPeer := func(ns netns.NsHandle, source string) bool {
+	send := func(ns netns.NsHandle, source, dst string) bool {
+		to := netip.MustParseAddrPort(dst).Addr()
 		w.in(ns, func() {
 			raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
 			must(t, err)
 			defer unix.Close(raw)
-			to := unix.SockaddrInet4{Addr: netip.MustParseAddrPort(peer).Addr().As4()}
-			must(t, unix.Sendto(raw, udp4(source, peer), 0, &to))
+			must(t, unix.Sendto(raw, udp4(source, dst), 0, &unix.SockaddrInet4{Addr: to.As4()}))
 		})
-		return w.toPeer() != nil
+		return w.inTUN(to)
 	}
+	toPeer := func(ns netns.NsHandle, source string) bool { return send(ns, source, peer) }
 	must(t, w.host.Configure(routerConfig()))
 	if !toPeer(w.neighbour, service) {
 		t.Error("the served network does not get into the tunnel")
@@ -153,7 +154,10 @@ func TestForwardsNothingForOutsiders(t *testing.T) {
 	if toPeer(outside, "198.51.100.2:7000") {
 		t.Error("a source outside the served network got into the tunnel")
 	}
-	must(t, w.host.Configure(with(func(c *Config) { c.Served = prefixes("0.0.0.0/0") })))
+	must(t, w.host.Configure(with(func(c *Config) { c.Served, c.Routes = prefixes("0.0.0.0/0"), prefixes("10.33.0.0/16") })))
+	if send(outside, "198.51.100.2:7000", "10.33.0.9:80") {
+		t.Error("somebody outside uses the exit node as a way to a network behind another peer")
+	}
 	if toPeer(outside, "198.51.100.2:7000") || toPeer(w.neighbour, service) {
 		t.Error("with an exit node somebody outside got into the tunnel")
 	}
@@ -163,7 +167,7 @@ func TestForwardsNothingForOutsiders(t *testing.T) {
 		t.Errorf("the exit node does not work: %s", got)
 	}
 	must(t, w.host.removeGuard())
-	if !toPeer(outside, "198.51.100.2:7000") {
+	if !toPeer(outside, "198.51.100.2:7000") || !send(outside, "198.51.100.2:7000", "10.33.0.9:80") {
 		t.Error("without the guard nothing came either: this test proves nothing")
 	}
 }
