@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"picket.internal/acl"
 	"picket.internal/coordinator"
 	"picket.internal/coordinator/protocol"
 )
@@ -441,14 +442,27 @@ func TestFailoverGoesNoWayThatNoRuleLeads(t *testing.T) {
 	})
 }
 
-// A newer policy is tested with the routes that it approves itself.
-func TestNewerPolicyIsTestedWithItsOwnApprovals(t *testing.T) {
-	n, client := routeNet(t, routesPolicy(""))
-	n.router("r1", prefixes("10.33.0.0/16"), "tag:router")
-	tests := `, "tests": [{"src": "tag:web", "accept": ["10.33.0.9:443"]}]}`
-	n.policy.set(strings.TrimSuffix(routesPolicy(approved), "}")+tests, "c0ffee0000000000000000000000000000000003")
-	if s := n.reload(""); len(s.Errors) > 0 {
-		t.Fatalf("a policy is refused for what it approves itself: %v", s.Errors)
-	}
-	client.waitWays("r1 10.33.0.0/16")
+// A policy that no longer approves a router cuts what goes through it, whatever its grants: the breaker counts that.
+func TestImpactOfAnApprovalThatEnds(t *testing.T) {
+	inTime(t, func(t *testing.T, n *testnet) {
+		n.policy.set(routesPolicy(approved), "c0ffee0000000000000000000000000000000002")
+		n.reload("")
+		client := n.device("client").joinTagged("tag:web").talk()
+		r := n.device("r1")
+		r.routes = prefixes("10.33.0.0/16")
+		router := r.joinTagged("tag:router").talk()
+		behind := netip.MustParseAddr("10.33.0.9")
+		client.set(func() {
+			client.flows = append(client.flows, protocol.FlowCount{Peer: r.node(), Out: true, Local: client.admitted.Addresses[0], Remote: behind, Proto: acl.TCP, Port: 443, Count: 3})
+		})
+		router.set(func() {
+			router.flows = append(router.flows, protocol.FlowCount{Peer: client.node(), Local: behind, Remote: client.admitted.Addresses[0], Proto: acl.TCP, Port: 443, Count: 3})
+		})
+		if got := n.impact(routesPolicy(approved)); got.Live != 3 || got.Cut != 0 {
+			t.Errorf("the same policy: %+v", got)
+		}
+		if got := n.impact(routesPolicy("")); got.Live != 3 || got.Cut != 3 {
+			t.Errorf("a policy that approves nothing: %+v", got)
+		}
+	})
 }
