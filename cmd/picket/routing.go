@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
@@ -119,7 +120,7 @@ func showRouting(w io.Writer, s localapi.Status) {
 
 // routingFields are the lines about routes.
 func routingFields(r localapi.Routing) (pairs []string) {
-	var serves, waiting, used, unused []string
+	var serves, waiting, used, unused, beyond []string
 	for _, s := range r.Serves {
 		if s.Approved {
 			serves = append(serves, routeText(s.Route))
@@ -129,6 +130,8 @@ func routingFields(r localapi.Routing) (pairs []string) {
 	}
 	for _, o := range r.Offers {
 		switch text := fmt.Sprintf("%s by %s", routeText(o.Route), o.Peer); {
+		case o.Used && protocol.IsExit(o.Route):
+			beyond = append(beyond, familyText(o.Route))
 		case o.Used:
 			used = append(used, text)
 		case !protocol.IsExit(o.Route):
@@ -145,18 +148,22 @@ func routingFields(r localapi.Routing) (pairs []string) {
 	line("Routes used", used, "")
 	line("Not used", unused, ": use --accept-routes (picket set)")
 	if r.Exit != "" {
-		line("Exit node", []string{r.Exit}, map[bool]string{true: ", own networks directly"}[r.ExitLAN])
+		line("Exit node", []string{r.Exit + " for " + cmp.Or(strings.Join(beyond, " and "), "nothing now")}, map[bool]string{true: ", own networks directly"}[r.ExitLAN])
 	}
 	return pairs
 }
 
 // routeText is a route as people say it.
 func routeText(p netip.Prefix) string {
-	switch {
-	case protocol.IsExit(p) && p.Addr().Is4():
-		return "the internet (IPv4)"
-	case protocol.IsExit(p):
-		return "the internet (IPv6)"
+	if protocol.IsExit(p) {
+		return "the internet (" + familyText(p) + ")"
 	}
 	return p.String()
+}
+
+func familyText(p netip.Prefix) string {
+	if p.Addr().Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
 }

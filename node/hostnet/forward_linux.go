@@ -13,9 +13,11 @@ import (
 
 // What a host that serves networks has in its guard besides, before the rules that drop:
 //
-//	chain in      overlay destination, source in a served subnet, by the interface that leads back there: accept
+//	chain in      overlay destination but this host's own, source in a served subnet, by the interface that leads back there: accept
 //	chain forward into or out of the TUN, to or from a served subnet: accept; with an exit node, out of the TUN to anywhere but the overlay
 //	              and link-local addresses, and answers back
+//	chain self    input: with an exit node, out of the TUN to an address of this host that is neither its overlay address nor in a served
+//	              subnet: drop
 //	chain clamp   forward, mangle: the MSS of a SYN into or out of the TUN is at most what the TUN's MTU has room for
 //	chain nat     postrouting: what came out of the TUN gets this host's address, to subnets only unless KeepSource
 //
@@ -47,8 +49,15 @@ func (c Config) subnets() (out []netip.Prefix) {
 }
 
 // admitRules let packets from served subnets to the overlay in, which the chain "in" would take for forged. The way back to the source must
-// be the interface they came by.
+// be the interface they came by. What is for this host itself would pass no filter: only what is forwarded goes through the tunnel.
 func admitRules(c Config) (rules []guardRule) {
+	if len(c.subnets()) == 0 {
+		return nil
+	}
+	for _, a := range c.Addresses {
+		rules = append(rules, guardRule{"in", join(notInterface(expr.MetaKeyIIFNAME, c.Interface), notInterface(expr.MetaKeyIIFNAME, "lo"),
+			inPrefix(netip.PrefixFrom(a, a.BitLen()), destination), drop())})
+	}
 	for _, p := range c.subnets() {
 		for _, o := range c.Overlay {
 			if o.Addr().Is4() == p.Addr().Is4() {
@@ -81,6 +90,29 @@ func forwardRules(c Config) (rules []guardRule) {
 				guardRule{"forward", join(out, ofFamily(is6), accept())},
 				guardRule{"forward", join(into, ofFamily(is6), answering(), accept())})
 		}
+	}
+	return rules
+}
+
+// selfRules keep peers who may reach the internet from this host's own services at its public address: it would see them come from the
+// overlay.
+func selfRules(c Config) (rules []guardRule) {
+	in := isInterface(expr.MetaKeyIIFNAME, c.Interface)
+	for _, is6 := range []bool{false, true} {
+		if !c.exit(is6) {
+			continue
+		}
+		for _, a := range c.Addresses {
+			if a.Is6() == is6 {
+				rules = append(rules, guardRule{"self", join(in, inPrefix(netip.PrefixFrom(a, a.BitLen()), destination), accept())})
+			}
+		}
+		for _, p := range c.subnets() {
+			if p.Addr().Is6() == is6 {
+				rules = append(rules, guardRule{"self", join(in, inPrefix(p, destination), accept())})
+			}
+		}
+		rules = append(rules, guardRule{"self", join(in, ofFamily(is6), drop())})
 	}
 	return rules
 }
@@ -137,6 +169,7 @@ func routerChains(c Config) []*nftables.Chain {
 		return nil
 	}
 	return []*nftables.Chain{
+		{Name: "self", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter},
 		{Name: "clamp", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityMangle},
 		{Name: "nat", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource},
 	}

@@ -172,6 +172,57 @@ func TestForwardsNothingForOutsiders(t *testing.T) {
 	}
 }
 
+// TestServedNetworkIsNoWayToThisHost: the router's own overlay address is for peers, whom the filter judges.
+func TestServedNetworkIsNoWayToThisHost(t *testing.T) {
+	w := newWire(t)
+	w.listen()
+	own, err := net.ListenPacket("udp4", "0.0.0.0:7001")
+	must(t, err)
+	defer own.Close()
+	must(t, w.host.Configure(with(func(c *Config) { c.KeepSource = true })))
+	w.send(w.neighbour, "100.64.0.1:7001")
+	if got := from(own.(*net.UDPConn)); got != "nothing" {
+		t.Errorf("%s, in the served network, reached this host's overlay address", got)
+	}
+	w.send(w.neighbour, "192.0.2.1:7001")
+	if from(own.(*net.UDPConn)) == "nothing" {
+		t.Error("nor did it reach its other address")
+	}
+	must(t, w.host.removeGuard())
+	w.send(w.neighbour, "100.64.0.1:7001")
+	if from(own.(*net.UDPConn)) == "nothing" {
+		t.Error("without the guard nothing came either: this test proves nothing")
+	}
+}
+
+// TestExitNodeIsNoWayToItself: a service of the exit node's that trusts the overlay is not for who may reach the internet.
+func TestExitNodeIsNoWayToItself(t *testing.T) {
+	w := newWire(t)
+	own, err := net.ListenPacket("udp4", "0.0.0.0:7001")
+	must(t, err)
+	defer own.Close()
+	reached := func(dst string) bool {
+		w.write(udp4(peer, dst))
+		return from(own.(*net.UDPConn)) == peer
+	}
+	for name, test := range map[string]struct {
+		served []netip.Prefix
+		public bool // its address on the wire is reached
+	}{
+		"an exit node":                  {prefixes("0.0.0.0/0"), false},
+		"an exit node that serves that": {prefixes("0.0.0.0/0", "192.0.2.0/24"), true},
+		"a router":                      {prefixes("192.0.2.0/24"), true},
+	} {
+		must(t, w.host.Configure(with(func(c *Config) { c.Served = test.served })))
+		if got := reached("192.0.2.1:7001"); got != test.public {
+			t.Errorf("%s is reached at its address on the wire: %v", name, got)
+		}
+		if !reached("100.64.0.1:7001") {
+			t.Errorf("%s is not reached at its overlay address", name)
+		}
+	}
+}
+
 // addNeighbour is one more host on a wire of its own, as NETWORK.2, with this one as NETWORK.1 its default router.
 func (w *wire) addNeighbour(name, network string) netns.NsHandle {
 	w.t.Helper()

@@ -58,7 +58,7 @@ func (h *Host) setGuard(c Config) error {
 
 // guardMark names what the guard is for; a comment in nftables has at most 256 bytes.
 func (h *Host) guardMark(c Config) string {
-	sum := sha256.Sum256(fmt.Append(nil, c.Interface, c.MTU, c.Overlay, c.Served, c.KeepSource, h.forwarding))
+	sum := sha256.Sum256(fmt.Append(nil, c.Interface, c.MTU, c.Addresses, c.Overlay, c.Served, c.KeepSource, h.forwarding))
 	return "picket " + hex.EncodeToString(sum[:16])
 }
 
@@ -141,7 +141,7 @@ func (h *Host) guardRules(c Config) []guardRule {
 	rules = append(rules,
 		guardRule{"forward", join(isInterface(expr.MetaKeyIIFNAME, c.Interface), drop())},
 		guardRule{"forward", join(isInterface(expr.MetaKeyOIFNAME, c.Interface), drop())})
-	return slices.Concat(rules, closeRules(c, h.forwarding), clampRules(c), natRules(c))
+	return slices.Concat(rules, selfRules(c), closeRules(c, h.forwarding), clampRules(c), natRules(c))
 }
 
 func join(parts ...[]expr.Any) (all []expr.Any) {
