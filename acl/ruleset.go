@@ -196,6 +196,11 @@ func (s Set) names(n *Subject) bool {
 	return shares(n.Roles, s.Roles)
 }
 
+// LeadsThrough reports whether the rule may let flows to something behind route, which router serves, pass by way of it.
+func (r *Rule) LeadsThrough(router *Subject, route netip.Prefix) bool {
+	return len(r.Ports) > 0 && len(r.Restrictions) == 0 && (len(r.Via) == 0 || shares(router.Roles, r.Via)) && overlapsAny(route, r.Dst.behind(route))
+}
+
 // passes reports whether dst may be reached the way that Via demands.
 func (r *Rule) passes(dst end) bool {
 	return len(r.Via) == 0 || slices.ContainsFunc(dst.routers, func(s *Subject) bool { return shares(s.Roles, r.Via) })

@@ -185,11 +185,12 @@ func (c *Coordinator) readClock(tx ReadTx) {
 	c.skew.Store(int64(tx.Now().Sub(time.Now().Truncate(time.Millisecond))))
 }
 
-// Run fetches policy, expires nodes and tickets and writes receipts down, until ctx ends; nil on cancellation. Call it once.
+// Run fetches policy, expires nodes and tickets, hands routes to routers that are there and writes receipts down, until ctx ends; nil on cancellation. Call it once.
 func (c *Coordinator) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.keepPolicy(ctx) })
 	g.Go(func() error { return c.keepNodes(ctx) })
+	g.Go(func() error { return c.keepRouters(ctx) })
 	g.Go(func() error { return c.keepReceipts(ctx) })
 	return g.Wait()
 }

@@ -14,7 +14,8 @@ func (c *Coordinator) PolicyDirectory(ctx context.Context, a Actor) ([]byte, err
 	if err := c.viewAllowed(ctx, a, rightReadDirectory); err != nil {
 		return nil, c.outward(ctx, err)
 	}
-	d := c.directory(c.world.Load(), anyNode)
+	w := c.world.Load()
+	d := c.directory(w, w.policy, anyNode)
 	for i := range d.Nodes {
 		d.Nodes[i].ID = ""
 	}

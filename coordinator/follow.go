@@ -20,7 +20,7 @@ func (w *world) follow(old *world, changed []acl.NodeID) bool {
 	var gone []acl.NodeID
 	for _, id := range changed {
 		if n := w.node(id); n != nil && reachable(n) {
-			put = append(put, n.acl())
+			put = append(put, w.serving(w.policy, n))
 		} else {
 			gone = append(gone, id)
 		}
@@ -73,5 +73,5 @@ func sameUser(a, b UserRow) bool { return a.Login == b.Login && a.Role == b.Role
 func sameNode(a, b *NodeRow) bool {
 	return a.ID == b.ID && a.Device == b.Device && a.Name == b.Name && a.Owner == b.Owner && slices.Equal(a.Tags, b.Tags) &&
 		slices.Equal(a.Addresses, b.Addresses) && a.Facts == b.Facts && bytes.Equal(a.Certificate, b.Certificate) &&
-		a.Expires.Equal(b.Expires) && a.Expired == b.Expired && a.Quarantined == b.Quarantined
+		a.Expires.Equal(b.Expires) && a.Expired == b.Expired && a.Quarantined == b.Quarantined && a.Routing.equal(b.Routing)
 }

@@ -53,7 +53,7 @@ func unsound(err error) error {
 
 // impactOf counts the live flows and judges them by the policy of w and by next.
 func (c *Coordinator) impactOf(ctx context.Context, w *world, next *acl.Policy) (Impact, error) {
-	compiled, err := acl.Compile(next, c.directory(w, reachable), c.config.Salt)
+	compiled, err := acl.Compile(next, c.directory(w, next, reachable), c.config.Salt)
 	if err != nil {
 		return Impact{}, err
 	}

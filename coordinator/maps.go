@@ -130,6 +130,7 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 	if !ok {
 		return content
 	}
+	w.settle(&view)
 	content.Self.Subject, content.Rules, content.Denies = view.Self, view.Rules, view.Denies
 	content.Peers = make([]protocol.Peer, len(view.Peers))
 	for i, s := range view.Peers {

@@ -267,7 +267,7 @@ func (c *Coordinator) judge(w *world, found PolicyText, accept string) []string 
 	if err != nil {
 		return policyErrors(err)
 	}
-	directory := c.directory(w, anyNode)
+	directory := c.directory(w, p, anyNode)
 	if failures := p.Test(directory, c.now()); len(failures) > 0 {
 		return testErrors(failures)
 	}

@@ -2,11 +2,13 @@ package coordinator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -89,11 +91,12 @@ func (s *Session) report(ctx context.Context, r protocol.Report, opening bool) e
 	if err := s.c.checkCertificate(n, r.Certificate); err != nil {
 		return err
 	}
-	if n.Facts != facts || !bytes.Equal(n.Certificate, r.Certificate) {
+	routes := s.c.routable(r.Routes)
+	if n.Facts != facts || !bytes.Equal(n.Certificate, r.Certificate) || !slices.Equal(n.Routing.routes(), routes) {
 		if !s.c.budgets.of(s.node).changes.Allow() {
 			return refuse(protocol.CodeThrottled, "the node changes what it says of itself too often: wait a minute")
 		}
-		if err := s.c.saveReport(ctx, s.actor(), s.node, facts, r.Certificate); err != nil {
+		if err := s.c.saveReport(ctx, s.actor(), s.node, told{facts, r.Certificate, routes}); err != nil {
 			return err
 		}
 	}
@@ -158,8 +161,15 @@ func newestSerial(n NodeRow) (uint64, bool) {
 	return cert.Serial, true
 }
 
-// saveReport commits new facts and certificate, judged once more against the row in the transaction (R4).
-func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, facts protocol.Facts, certificate []byte) error {
+// told is what a node says of itself that is kept.
+type told struct {
+	facts       protocol.Facts
+	certificate []byte
+	routes      []netip.Prefix
+}
+
+// saveReport commits what is new in t, judged once more against the row in the transaction (R4).
+func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, t told) error {
 	_, err := c.update(ctx, a, func(ch *change) error {
 		n, err := ch.NodeByID(id)
 		if err != nil && !errors.Is(err, ErrNoRow) {
@@ -168,28 +178,43 @@ func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, fa
 		if err != nil || !n.Removed.IsZero() {
 			return refuse(protocol.CodeRemoved, "this node was removed from the network: join again with picket up")
 		}
-		if err := c.checkCertificate(n, certificate); err != nil {
+		if err := c.checkCertificate(n, t.certificate); err != nil {
 			return err
 		}
-		var what []string
-		if !bytes.Equal(n.Certificate, certificate) {
-			if err := ch.keysFree(n, certificate); err != nil {
+		if !bytes.Equal(n.Certificate, t.certificate) {
+			if err := ch.keysFree(n, t.certificate); err != nil {
 				return err
 			}
-			what = append(what, "new key certificate")
 		}
-		if n.Facts != facts {
-			what = append(what, fmt.Sprintf("host %q, %s/%s, picket %s", facts.Hostname, facts.OS, facts.Arch, facts.Version))
-		}
+		what := t.differences(n)
 		if len(what) == 0 {
 			return nil
 		}
-		n.Facts, n.Certificate = facts, certificate
-		ch.raise()
+		if ch.raise(); len(without(n.Routing.routes(), t.routes)) > 0 {
+			ch.narrow()
+		}
+		if !slices.Equal(n.Routing.routes(), t.routes) {
+			n.Routing.advertise(t.routes, ch.Now())
+		}
+		n.Facts, n.Certificate = t.facts, t.certificate
 		ch.record("node.report", string(id), strings.Join(what, "; "))
 		return ch.UpdateNode(n)
 	})
 	return err
+}
+
+// differences says in words what of t is not in n yet.
+func (t told) differences(n NodeRow) (what []string) {
+	if !bytes.Equal(n.Certificate, t.certificate) {
+		what = append(what, "new key certificate")
+	}
+	if f := t.facts; n.Facts != f {
+		what = append(what, fmt.Sprintf("host %q, %s/%s, picket %s", f.Hostname, f.OS, f.Arch, f.Version))
+	}
+	if !slices.Equal(n.Routing.routes(), t.routes) {
+		what = append(what, "advertises "+cmp.Or(prefixList(t.routes), "no routes"))
+	}
+	return what
 }
 
 // keysFree refuses a certificate with a key that another node has: a node may sign what it likes, and peers of both could use neither.

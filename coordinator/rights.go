@@ -16,6 +16,7 @@ const (
 	rightRenameNode     right = "rename this node"
 	rightRemoveNode     right = "remove this node"
 	rightQuarantineNode right = "quarantine this node"
+	rightApproveRoutes  right = "see and approve routes"
 	rightJudgeTicket    right = "admit a device"
 	rightListUsers      right = "list users"
 	rightAddUser        right = "add users"
@@ -47,6 +48,7 @@ var rights = map[right]row{
 	rightRenameNode:     {all, all, own, none},
 	rightRemoveNode:     {all, all, own, none},
 	rightQuarantineNode: {all, all, none, none},
+	rightApproveRoutes:  {all, all, none, none},
 	rightJudgeTicket:    {none, own, own, none}, // a ticket becomes the judge's own node; the operator is no person
 	rightListUsers:      {all, all, none, none},
 	rightAddUser:        {all, all, none, none},

@@ -46,7 +46,16 @@ func TestRights(t *testing.T) {
 		"RenameNode, his":     {func(a coordinator.Actor) error { _, err := n.RenameNode(ctx, a, "his", "his"); return err }, "oam"},
 		"QuarantineNode":      {func(a coordinator.Actor) error { _, err := n.QuarantineNode(ctx, a, "db", false); return err }, "oa"},
 		"QuarantineNode, his": {func(a coordinator.Actor) error { _, err := n.QuarantineNode(ctx, a, "his", false); return err }, "oa"},
-		"Users":               {func(a coordinator.Actor) error { _, err := n.Users(ctx, a); return err }, "oa"},
+		"Routes":              {func(a coordinator.Actor) error { _, err := n.Routes(ctx, a); return err }, "oa"},
+		"ApproveRoutes": {func(a coordinator.Actor) error {
+			_, err := n.ApproveRoutes(ctx, a, "his", prefixes("10.33.0.0/16"))
+			return err
+		}, "oa"},
+		"RevokeRoutes": {func(a coordinator.Actor) error {
+			_, err := n.RevokeRoutes(ctx, a, "his", prefixes("10.33.0.0/16"))
+			return err
+		}, "oa"},
+		"Users": {func(a coordinator.Actor) error { _, err := n.Users(ctx, a); return err }, "oa"},
 		"AddUser": {func(a coordinator.Actor) error {
 			_, _, err := n.AddUser(ctx, a, "new@example.com", coordinator.RoleMember)
 			return err

@@ -126,7 +126,7 @@ func formerPolicy(tx policyReader, ref string) (found PolicyRow, err error) {
 func (c *Coordinator) readable(p PolicyRow) error {
 	parsed, err := acl.Parse(p.Text)
 	if err == nil {
-		_, err = acl.Compile(parsed, c.directory(c.world.Load(), reachable), c.config.Salt)
+		_, err = acl.Compile(parsed, c.directory(c.world.Load(), parsed, reachable), c.config.Salt)
 	}
 	if err != nil {
 		return refuse(CodeInvalid, "policy %s cannot come back: %s", shortCommit(p.id()), policyErrors(err)[0])

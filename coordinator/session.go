@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"picket.internal/acl"
@@ -24,7 +25,8 @@ type Session struct {
 	last   context.Context // for writing its end down: Attach's, without its cancellation
 	wake   chan struct{}   // holds one value when Next has something to look at
 
-	sent sent // owned by Next
+	sent  sent         // owned by Next
+	heard atomic.Int64 // when the node last said anything, in Unix nanoseconds
 
 	mu        sync.Mutex
 	over      *Error                  // why the session ended
@@ -103,6 +105,7 @@ func (c *Coordinator) attach(ctx context.Context, h protocol.Hello, ch protocol.
 		news:    make(map[acl.NodeID]struct{}),
 		digests: make(map[uint64]string),
 	}
+	s.heard.Store(now.UnixNano())
 	if err := s.report(ctx, p.Report, true); err != nil {
 		return nil, err
 	}
@@ -210,6 +213,11 @@ func (s *Session) ended() *Error {
 	defer s.mu.Unlock()
 	return s.over
 }
+
+// Alive notes that the node said something, whatever it was.
+func (s *Session) Alive() { s.heard.Store(s.c.now().UnixNano()) }
+
+func (s *Session) heardAt() time.Time { return time.Unix(0, s.heard.Load()) }
 
 // Resync makes the next map a whole one.
 func (s *Session) Resync() {

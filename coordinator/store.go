@@ -154,6 +154,7 @@ type NodeRow struct {
 	Quarantined bool
 	Removed     time.Time // zero: living
 	Presence    Presence
+	Routing     Routing
 }
 
 // Presence is when a node was last heard of.

@@ -291,6 +291,7 @@ type device struct {
 	admitted protocol.Admission
 	serial   uint64
 	cert     []byte
+	routes   []netip.Prefix // advertised
 
 	session    *coordinator.Session
 	generation uint64
@@ -388,7 +389,7 @@ func (d *device) report() protocol.Report {
 	if d.cert == nil {
 		d.newCertificate()
 	}
-	return protocol.Report{Facts: d.facts, Certificate: d.cert, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:41641")}}
+	return protocol.Report{Facts: d.facts, Certificate: d.cert, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:41641")}, Routes: d.routes}
 }
 
 func (d *device) hello() protocol.Hello {

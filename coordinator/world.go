@@ -65,12 +65,12 @@ func (c *Coordinator) build(s snapshot, old *world) (w *world, changed []acl.Nod
 	}
 	var err error
 	if w.policy, err = c.policy.parsed(w.current); err == nil && (users || !w.follow(old, changed)) {
-		w.compiled, err = acl.Compile(w.policy, c.directory(w, reachable), c.config.Salt)
+		w.compiled, err = acl.Compile(w.policy, c.directory(w, w.policy, reachable), c.config.Salt)
 	}
 	if err != nil {
 		c.log.Error("the policy in force cannot be compiled: nothing passes until it is changed", "generation", s.generation, "err", err)
 		w.policy = acl.Deny()
-		if w.compiled, err = acl.Compile(w.policy, c.directory(w, reachable), c.config.Salt); err != nil {
+		if w.compiled, err = acl.Compile(w.policy, c.directory(w, w.policy, reachable), c.config.Salt); err != nil {
 			panic("the policy that allows nothing does not compile: " + err.Error())
 		}
 	}
@@ -87,15 +87,15 @@ func reachable(n *NodeRow) bool { return !n.Expired && !n.Quarantined && len(n.C
 // anyNode takes every node.
 func anyNode(*NodeRow) bool { return true }
 
-// directory is the users and those nodes of w that take accepts, both in the order of their ids.
-func (c *Coordinator) directory(w *world, take func(*NodeRow) bool) *acl.Directory {
+// directory is the users and those nodes of w that take accepts, with the routes that p lets them serve, both in the order of their ids.
+func (c *Coordinator) directory(w *world, p *acl.Policy, take func(*NodeRow) bool) *acl.Directory {
 	d := &acl.Directory{Overlay: overlays(c.config)}
 	for _, u := range w.users.all() {
 		d.Users = append(d.Users, u.acl())
 	}
 	for _, n := range w.nodes.all() {
 		if take(n) {
-			d.Nodes = append(d.Nodes, n.acl())
+			d.Nodes = append(d.Nodes, w.serving(p, n))
 		}
 	}
 	return d
@@ -110,6 +110,7 @@ func (u UserRow) acl() acl.User {
 	return out
 }
 
+// acl is a node as the policy sees it, but for its routes.
 func (n *NodeRow) acl() acl.Node {
 	return acl.Node{ID: n.ID, Name: n.Name, Owner: n.Owner, Tags: n.Tags, Addresses: n.Addresses}
 }

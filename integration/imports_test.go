@@ -56,6 +56,7 @@ var homes = map[string][]string{
 	"gvisor.dev/gvisor":                 {"wgtun/userspace"},
 	"github.com/vishvananda/netlink":    {"node/hostnet", "integration/*"},
 	"github.com/google/nftables":        {"node/hostnet", "integration/*"},
+	"github.com/ti-mo/conntrack":        {"node/hostnet", "integration/*"},
 	"github.com/urfave/cli/v2":          {"cmd/*"},
 	"github.com/go-git/go-git":          {"coordinator/gitpolicy"},
 	"modernc.org/sqlite":                {"coordinator/sqlite"},

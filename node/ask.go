@@ -161,6 +161,9 @@ func (v *view) subject(ref string) (s acl.Subject, exact netip.Addr, err error) 
 				return p.Subject, a, v.refusal(p)
 			}
 		}
+		if s, ok := v.router(a); ok {
+			return s, a, nil
+		}
 		return s, a, fmt.Errorf("no peer has the address %s: either there is none, or the policy allows no flow between it and this node", a)
 	}
 	p, err := v.find(ref)
@@ -168,6 +171,18 @@ func (v *view) subject(ref string) (s acl.Subject, exact netip.Addr, err error) 
 		return s, exact, err
 	}
 	return p.Subject, exact, v.refusal(p)
+}
+
+// router is who serves the way to an address that no node has, by the routes in use: this node, or a peer.
+func (v *view) router(a netip.Addr) (acl.Subject, bool) {
+	if v.judged.rules == nil {
+		return acl.Subject{}, false
+	}
+	s, routed := v.judged.rules.SubjectOf(a)
+	if s == nil || !routed {
+		return acl.Subject{}, false
+	}
+	return *s, true
 }
 
 func (v *view) refusal(p protocol.Peer) error {
@@ -254,7 +269,8 @@ func (v *view) nodeAt(a netip.Addr) acl.NodeID {
 			return p.Node
 		}
 	}
-	return ""
+	s, _ := v.router(a)
+	return s.Node
 }
 
 // pathTo is the path the tunnel knows of, in words.

@@ -89,7 +89,10 @@ func checkRanges(c protocol.Content) error {
 	}
 	for _, p := range c.Peers {
 		for _, r := range p.Routes {
-			if slices.ContainsFunc(c.Network.Overlay, r.Overlaps) {
+			if err := protocol.CheckRoute(r); err != nil {
+				return fmt.Errorf("%w: a route of %s: %w", errMap, p.Name, err)
+			}
+			if slices.ContainsFunc(c.Network.Overlay, r.Overlaps) && !protocol.IsExit(r) {
 				return fmt.Errorf("%w: the route %s of %s overlaps the overlay", errMap, r, p.Name)
 			}
 		}

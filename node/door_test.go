@@ -73,6 +73,12 @@ func TestDoor_refuses(t *testing.T) {
 			e["peer/b"], _ = protocol.Marshal(evil)
 			return w.sign(w.key, protocol.Header{Network: testNetwork, Node: selfID, Generation: 6}, e)
 		}, "overlaps the overlay"},
+		{"half the internet as a subnet", func(w *world, a, b *peer) protocol.Map {
+			return w.signed(6, content(a.entry(), b.router("128.0.0.0/1")))
+		}, "wider than a subnet can be"},
+		{"this host's loopback as a subnet", func(w *world, a, b *peer) protocol.Map {
+			return w.signed(6, content(a.entry(), b.router("127.0.0.0/8")))
+		}, "it is loopback"},
 		{"a map that describes another node", func(w *world, a, b *peer) protocol.Map {
 			c := content(b.entry())
 			c.Self.Node = "other"

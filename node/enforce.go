@@ -133,7 +133,8 @@ func (n *Node) enforce() (cut int, err error) {
 		n.end(endExpired)
 		return 0, errors.New("this node's login ended")
 	}
-	n.map_.judged = judge(h.content, n.id.peers.Known, n.id.shown(), now, n.clock.offset)
+	n.settleExit()
+	n.map_.judged = judge(wantedRoutes(h.content, n.routed()), n.id.peers.Known, n.id.shown(), now, n.clock.offset)
 	n.warnRefused()
 	if !now.Before(n.leaseEnd()) {
 		n.setTimer(time.Time{})
@@ -191,8 +192,12 @@ func (n *Node) candidates(h protocol.Hint) []netip.AddrPort {
 
 // fit gives the host what the map says. When that fails nothing may pass: the guard may be missing.
 func (n *Node) fit() error {
-	c := n.map_.held.content
-	err := n.overlay.overlay.Fit(c.Self.Addresses, c.Network.Overlay)
+	r := n.routed()
+	err := n.overlay.overlay.Fit(hostConfig(wantedRoutes(n.map_.held.content, r), r))
+	n.trouble.forwarding = ""
+	if errors.As(err, new(*hostnet.ForwardingError)) { // flows of this node itself can go on
+		n.trouble.forwarding, err = err.Error(), nil
+	}
 	if err == nil {
 		n.trouble.overlay = ""
 		return nil
@@ -290,7 +295,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 		n.trouble.overlay = err.Error()
 		return
 	}
-	n.trouble.overlay = ""
+	n.trouble.overlay, n.blocked = "", false
 	octx, stop := context.WithCancel(ctx)
 	r := &running{overlay: o, stop: stop, done: make(chan struct{})}
 	n.overlay = r
@@ -351,15 +356,30 @@ func (n *Node) overlayEnded(r *running, err error) {
 			n.handover.left = &f
 		}
 	}
-	n.overlay, n.map_.inForce = nil, false
+	n.overlay, n.map_.inForce, n.blocked = nil, false, true
 	n.trouble.overlay = "the tunnel was closed by something else: it is opened again"
 	n.log.Error("the tunnel ended by itself", "reason", err)
 }
 
-// stopOverlay closes the overlay and waits until it has taken everything back, so that the next one finds its name free.
+// suspendOverlay closes the overlay for a trouble that passes: what an exit node was to be used for waits.
+func (n *Node) suspendOverlay() {
+	if n.overlay == nil {
+		return
+	}
+	n.overlay.overlay.Block()
+	n.stopOverlay()
+	n.blocked = true
+}
+
+// stopOverlay closes the overlay and waits until it has taken everything back, so that the next one finds its name free. What was left
+// behind by one that ended otherwise is taken back, too.
 func (n *Node) stopOverlay() {
 	r := n.overlay
 	if r == nil {
+		if n.blocked {
+			n.blocked = false
+			n.reach.clean(n.log)
+		}
 		return
 	}
 	n.overlay, n.map_.inForce = nil, false

@@ -16,6 +16,7 @@ import (
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
 	"picket.internal/node/control"
+	"picket.internal/node/hostnet"
 	"picket.internal/node/localapi"
 	"picket.internal/node/statefile"
 	"picket.internal/wgtun"
@@ -35,6 +36,8 @@ type fakeOverlay struct {
 	fitErr  error
 	hints   map[acl.NodeID][]netip.AddrPort
 	closed  bool
+	blocked bool           // Block was called
+	host    hostnet.Config // of the last Fit
 	kill    chan error
 	echoErr error
 	census  filter.Census
@@ -58,9 +61,15 @@ func (o *fakeOverlay) Run(ctx context.Context) error {
 	}
 }
 func (o *fakeOverlay) Ready() <-chan struct{} { return o.ready }
-func (o *fakeOverlay) Fit([]netip.Addr, []netip.Prefix) error {
+func (o *fakeOverlay) Block() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.blocked = true
+}
+func (o *fakeOverlay) Fit(c hostnet.Config) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.host = c
 	o.fitted++
 	return o.fitErr
 }
@@ -225,6 +234,7 @@ type world struct {
 	sessions []*fakeSession
 	openErr  error
 	boot     string
+	cleaned  int             // how often leftovers were taken back
 	run      context.Context // of the agent
 	stop     func()
 }
@@ -270,6 +280,7 @@ func (w *world) start() {
 			<-ctx.Done()
 			return nil
 		},
+		clean: func(*slog.Logger) { w.cleaned++ },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

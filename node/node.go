@@ -67,6 +67,7 @@ type Node struct {
 	login    *localapi.Login
 	contact  contact
 	timer    *time.Timer // of the next deadline
+	blocked  bool        // an overlay that is closed may have left the host as it was
 }
 
 // mapState is the map held, what of it is used, and what is known beside it.
@@ -86,6 +87,8 @@ type trouble struct {
 	link    string // why the coordinator is not reached
 	state   string // something could not be written to disk
 	refused string // a map that was refused
+
+	forwarding string // what this node serves is not reached
 }
 
 // contact is what is known of the connection to the coordinator.
@@ -116,7 +119,7 @@ func New(c Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		config: c, log: c.Logger, reach: realReach(c.Logger), id: id, clock: newClock(0),
+		config: c, log: c.Logger, reach: realReach(c.Logger, c.TUN), id: id, clock: newClock(0),
 		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), timer: time.NewTimer(time.Hour),
 	}
 	if err := n.loadMap(); err != nil {
@@ -227,10 +230,13 @@ func (n *Node) do(ctx context.Context, f func()) error {
 
 // reconcile starts and stops session and overlay as the state of things asks.
 func (n *Node) reconcile(ctx context.Context) {
-	if (n.wanted() || n.joining) && n.trouble.clock == "" {
-		n.startOverlay(ctx)
-	} else {
+	switch {
+	case !n.wanted() && !n.joining:
 		n.stopOverlay()
+	case n.trouble.clock != "":
+		n.suspendOverlay()
+	default:
+		n.startOverlay(ctx)
 	}
 	if n.wanted() { // asked again: opening the overlay may have shown that the admission is over
 		n.startSession(ctx)
@@ -270,11 +276,17 @@ func (n *Node) hostChanged(ctx context.Context) {
 	}
 }
 
+// dialTime bounds connecting to the coordinator.
+const dialTime = 10 * time.Second
+
 // realReach reaches the real world.
-func realReach(logger *slog.Logger) reach {
+func realReach(logger *slog.Logger, tun string) reach {
 	return reach{
 		client: func(j protocol.Join, c control.Config) (enroller, error) {
 			c.Join, c.Logger = j, logger
+			if tun != Userspace { // an exit node must not be the way to the coordinator
+				c.DialContext = hostnet.Dial(dialTime)
+			}
 			return control.New(c)
 		},
 		session: func(c control.SessionConfig, e enroller) (session, error) {
@@ -288,6 +300,7 @@ func realReach(logger *slog.Logger) reach {
 		overlay: openOverlay,
 		watch:   hostnet.Watch,
 		boot:    bootTime,
+		clean:   hostnet.Clean,
 	}
 }
 
@@ -298,5 +311,6 @@ type reach struct {
 	overlay func(context.Context, overlayConfig) (overlay, error)
 	watch   func(ctx context.Context, changed chan<- struct{}) error
 	// boot is which start of the host this is, "" when that cannot be told, and how long ago it was, time asleep included.
-	boot func() (string, time.Duration)
+	boot  func() (string, time.Duration)
+	clean func(*slog.Logger) // takes back what an overlay left on the host
 }

@@ -22,8 +22,10 @@ type overlay interface {
 	Run(ctx context.Context) error
 	// Ready is closed when the UDP port is bound.
 	Ready() <-chan struct{}
-	// Fit gives the host these addresses in these ranges; calling it again mends what others took away.
-	Fit(addresses []netip.Addr, ranges []netip.Prefix) error
+	// Fit gives the host what c says, but for interface and MTU, which are the overlay's own; calling it again mends what others took away.
+	Fit(c hostnet.Config) error
+	// Block makes Run leave behind what keeps packets that were meant for an exit node from leaving another way.
+	Block()
 	Apply(wgtun.State) (wgtun.Applied, error)
 	Hint(acl.NodeID, []netip.AddrPort)
 	Stats() wgtun.Stats

@@ -7,12 +7,15 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"picket.internal/node/hostnet"
 	"picket.internal/wgtun"
+	"picket.internal/wgtun/filter"
 )
 
 // tunOverlay joins the tunnel to the host by a network interface.
@@ -23,6 +26,11 @@ type tunOverlay struct {
 	host    *hostnet.Host
 	checked bool // nothing else holds the overlay's ranges
 	logger  *slog.Logger
+
+	forgetter *hostnet.Forgetter
+	own       atomic.Pointer[[]netip.Addr] // of this node; nil before the first Fit
+	blocks    atomic.Bool                  // Run leaves the host as it is when an exit node is in use
+	exit      atomic.Bool                  // an exit node is in use
 }
 
 func openTUN(c overlayConfig) (overlay, error) {
@@ -41,8 +49,10 @@ func openTUN(c overlayConfig) (overlay, error) {
 		host.Close()
 		return nil, fmt.Errorf("ask the interface's name: %w", err)
 	}
-	tunnel, err := wgtun.New(wgtun.Config{
-		TUN: device, Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, OnCut: c.onCut,
+	o := &tunOverlay{name: name, mtu: c.mtu, host: host, logger: c.logger, forgetter: hostnet.NewForgetter(c.logger)}
+	o.Tunnel, err = wgtun.New(wgtun.Config{
+		TUN: device, Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, Mark: hostnet.Mark,
+		OnCut:   func(cuts []filter.Cut) { o.forget(cuts); c.onCut(cuts) },
 		Overlay: c.ranges, AllowLoopback: c.loopback,
 	})
 	if err != nil {
@@ -50,7 +60,26 @@ func openTUN(c overlayConfig) (overlay, error) {
 		host.Close()
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
-	return &tunOverlay{Tunnel: tunnel, name: name, mtu: c.mtu, host: host, logger: c.logger}, nil
+	return o, nil
+}
+
+// forget has the kernel forget what it forwarded of cut flows. Flows of this host's own end with their reset.
+func (o *tunOverlay) forget(cuts []filter.Cut) {
+	own := o.own.Load()
+	if own == nil {
+		return
+	}
+	var routed []hostnet.Flow
+	for _, c := range cuts {
+		local := c.Flow.Dst.Addr()
+		if c.Flow.Out {
+			local = c.Flow.Src.Addr()
+		}
+		if !slices.Contains(*own, local) {
+			routed = append(routed, hostnet.Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Proto: uint8(c.Flow.Proto)})
+		}
+	}
+	o.forgetter.Forget(routed)
 }
 
 func explainTUN(name string, err error) error {
@@ -68,13 +97,21 @@ func explainTUN(name string, err error) error {
 // Run serves the UAPI socket beside the tunnel; that it cannot be opened costs only `wg show`.
 func (o *tunOverlay) Run(ctx context.Context) error {
 	defer o.host.Close()
-	defer func() {
-		if err := o.host.Remove(); err != nil {
-			o.logger.Warn("something was left on the host", "reason", err)
-		}
-	}()
+	err := o.run(ctx)
+	if o.exit.Load() && (o.blocks.Load() || err != nil) {
+		o.logger.Warn("the tunnel is closed: nothing but the host's own networks is reached until it is open again")
+		return err
+	}
+	if err := o.host.Remove(); err != nil {
+		o.logger.Warn("something was left on the host", "reason", err)
+	}
+	return err
+}
+
+func (o *tunOverlay) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.Tunnel.Run(ctx) })
+	g.Go(func() error { return o.forgetter.Run(ctx) })
 	if l, err := wgtun.ListenUAPI(o.name); err != nil {
 		o.logger.Info("wg show will not see the interface", "reason", err)
 	} else {
@@ -83,14 +120,19 @@ func (o *tunOverlay) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (o *tunOverlay) Fit(addresses []netip.Addr, ranges []netip.Prefix) error {
+func (o *tunOverlay) Block() { o.blocks.Store(true) }
+
+func (o *tunOverlay) Fit(c hostnet.Config) error {
 	if !o.checked {
-		if err := o.host.Check(ranges, o.name); err != nil {
+		if err := o.host.Check(c.Overlay, o.name); err != nil {
 			return err
 		}
 		o.checked = true
 	}
-	return o.host.Configure(hostnet.Config{Interface: o.name, MTU: o.mtu, Addresses: addresses, Overlay: ranges})
+	c.Interface, c.MTU = o.name, o.mtu
+	o.own.Store(&c.Addresses)
+	o.exit.Store(c.Exit != hostnet.NoExit)
+	return o.host.Configure(c)
 }
 
 func (o *tunOverlay) Echo(ctx context.Context, from, to netip.Addr) (time.Duration, error) {

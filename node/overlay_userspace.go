@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"picket.internal/node/hostnet"
 	"picket.internal/wgtun"
 	"picket.internal/wgtun/userspace"
 )
@@ -55,9 +56,10 @@ func (o *userspaceOverlay) dialLocal(ctx context.Context, network, addr string) 
 	return d.DialContext(ctx, network, addr)
 }
 
-func (o *userspaceOverlay) Fit(addresses []netip.Addr, _ []netip.Prefix) error {
-	return o.stack.SetAddresses(addresses)
-}
+func (o *userspaceOverlay) Fit(c hostnet.Config) error { return o.stack.SetAddresses(c.Addresses) }
+
+// Block does nothing: only the proxies lead into the tunnel.
+func (o *userspaceOverlay) Block() {}
 
 func (o *userspaceOverlay) Echo(ctx context.Context, _, to netip.Addr) (time.Duration, error) {
 	return o.stack.Ping(ctx, to)

@@ -52,7 +52,7 @@ func (n *Node) startSession(ctx context.Context) {
 	n.contact.endpoints = n.endpoints()
 	r.session, err = n.reach.session(control.SessionConfig{
 		Pinned: id.Coordinator, Network: id.Network, Node: id.Node, Device: id.Device, Handler: h, Held: h.held,
-		Report: protocol.Report{Facts: n.id.facts(n.config.Version), Certificate: certificate, Endpoints: n.contact.endpoints},
+		Report: n.reportOf(certificate),
 	}, client)
 	if err != nil {
 		stop()
@@ -112,7 +112,14 @@ func (n *Node) report(force bool) {
 		return
 	}
 	n.contact.endpoints = endpoints
-	n.session.session.SetReport(protocol.Report{Facts: n.id.facts(n.config.Version), Certificate: certificate, Endpoints: endpoints})
+	n.session.session.SetReport(n.reportOf(certificate))
+}
+
+// reportOf is what the node says of itself, with the endpoints last found.
+func (n *Node) reportOf(certificate []byte) protocol.Report {
+	return protocol.Report{
+		Facts: n.id.facts(n.config.Version), Certificate: certificate, Endpoints: n.contact.endpoints, Routes: advertised(n.routed()),
+	}
 }
 
 // handler brings what a session delivers to Run. What an old session still delivers is dropped.
@@ -170,7 +177,7 @@ func (n *Node) disconnected(err error) {
 	if errors.Is(err, control.ErrClock) && n.trouble.clock == "" {
 		n.trouble.clock = err.Error()
 		n.refuseAll()
-		n.stopOverlay()
+		n.suspendOverlay()
 	}
 }
 
@@ -250,7 +257,7 @@ func (h *handler) OnProblem(p protocol.Problem) (stop bool) {
 		case protocol.CodeClock:
 			h.n.trouble.clock = p.Message
 			h.n.refuseAll()
-			h.n.stopOverlay()
+			h.n.suspendOverlay()
 		case protocol.CodeReplaced:
 			h.n.trouble.link = "another copy of this node's state directory is in use: stop it, or remove this node at the coordinator and join anew"
 		}

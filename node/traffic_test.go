@@ -49,6 +49,7 @@ func trafficWorld(t *testing.T) (*world, *filter.Filter) {
 	c := content(a, b)
 	c.Rules[0].Dst.Prefixes = b.Routes
 	w.send(w.signed(5, c))
+	w.mustSet(localapi.ChangeRouting{Accept: yes()})
 	return w, w.overlay().traffic
 }
 

@@ -98,6 +98,9 @@ func (n *Node) prepareUp(run context.Context, u localapi.Up, join protocol.Join)
 	if u.Hostname != "" {
 		n.id.node.Hostname = u.Hostname
 	}
+	if err := n.setRouting(u.Routing); err != nil {
+		return nil, err
+	}
 	if n.id.admitted() {
 		return nil, n.startUp(run)
 	}

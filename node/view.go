@@ -35,6 +35,7 @@ func (n *Node) publish() {
 		over: make(chan struct{}), state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
 		online: make(map[acl.NodeID]bool), trouble: n.trouble, contact: n.contact, login: n.login, leaseEnd: n.leaseEnd(), offset: n.clock.offset,
 	}
+	v.id.Routing = n.routed()
 	for node, hint := range n.map_.hints {
 		v.online[node] = hint.Online
 	}
@@ -139,6 +140,10 @@ func (v *view) warnings() []string {
 	for _, s := range v.held.content.Skipped {
 		out = append(out, fmt.Sprintf("%s of the policy allows nothing here: %s", protocol.Printable(string(s.ID)), protocol.Printable(s.Reason)))
 	}
+	if v.trouble.forwarding != "" {
+		out = append(out, v.trouble.forwarding)
+	}
+	out = append(out, v.exitTroubles()...)
 	if self := v.held.content.Self; self.Quarantined {
 		out = append(out, "this node is in quarantine: an operator took every flow from it")
 	}
@@ -152,7 +157,7 @@ func (v *view) status() localapi.Status {
 		State: v.state, Problem: v.problem(), Version: v.version, Coordinator: v.id.URL, Connected: v.contact.connected, LastContact: v.contact.last,
 		Network: string(v.id.Network), Node: v.id.Node, Name: self.Name, Owner: self.Login, Tags: self.Tags, Addresses: self.Addresses,
 		Generation: v.held.header.Generation, LeaseEnds: v.leaseEnd, Expires: self.Expires, Quarantined: self.Quarantined,
-		Policy: policyName(network.Policy), Peers: len(v.judged.peers), Warnings: v.warnings(),
+		Policy: policyName(network.Policy), Peers: len(v.judged.peers), Warnings: v.warnings(), Routing: v.routing(),
 	}
 	if v.login != nil {
 		s.LoginURL, s.LoginCode = v.login.URL, v.login.Code

@@ -38,8 +38,10 @@ func (t *Tunnel) Apply(s State) (Applied, error) {
 	if err := t.own.check(&s); err != nil {
 		return Applied{}, fmt.Errorf("apply generation %d: %w", s.Generation, err)
 	}
+	overlay := slices.Concat(t.config.Overlay, s.Overlay)
+	s.Peers = carve(&s, overlay)
 	// Before any peer comes: one that sends a probe through the tunnel must not be answered with a path through it.
-	t.path.SetOverlay(slices.Concat(t.config.Overlay, s.Overlay))
+	t.path.SetOverlay(overlay)
 	a := application{
 		t: t, roster: t.roster, state: s, plan: makePlan(t.roster.peers, s.Peers), policy: policyOf(s),
 		failed: make(map[acl.NodeID]error), removed: make(map[acl.NodeID]*member),

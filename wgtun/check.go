@@ -74,17 +74,23 @@ func takeKey[K comparable](taken map[K]acl.NodeID, k K, node acl.NodeID, role st
 
 // claim is a prefix, or an address as a prefix of its own, that a node says is its own.
 type claim struct {
-	prefix netip.Prefix
-	node   acl.NodeID
+	prefix  netip.Prefix
+	node    acl.NodeID
+	address bool
 }
 
-// checkClaims refuses overlapping claims of two nodes. The peers' claims and those the rules know the same nodes by, this
-// node included, are one set: a peer whose address the rules give to another node is refused like any other overlap.
+// isExit reports a claim to everything.
+func (c claim) isExit() bool { return !c.address && c.prefix.Bits() == 0 }
+
+// checkClaims refuses claims of two nodes to one address or route, and routes around another node's address, but for exit routes. Routes of
+// two nodes may lie in each other, because wireguard-go and the filter both go by the longest; then both must know the same ones. The
+// peers' claims and those the rules know the same nodes by, this node included, are one set: a peer whose address the rules give to another
+// node is refused like any other overlap.
 func checkClaims(s *State) error {
 	var claims []claim
+	var err error
 	for i := range s.Peers {
 		p := &s.Peers[i]
-		var err error
 		if claims, err = appendClaims(claims, p.Node, p.Addresses, p.Routes); err != nil {
 			return err
 		}
@@ -92,13 +98,19 @@ func checkClaims(s *State) error {
 	if s.Rules != nil {
 		for i := range s.Rules.Subjects {
 			n := &s.Rules.Subjects[i]
-			var err error
 			if claims, err = appendClaims(claims, n.Node, n.Addresses, n.Routes); err != nil {
 				return err
 			}
 		}
 	}
-	return refuseOverlap(claims)
+	nested, err := refuseOverlap(claims)
+	if err != nil || nested == nil {
+		return err
+	}
+	if err := sameRoutes(s); err != nil {
+		return fmt.Errorf("%w, and %w", nested, err)
+	}
+	return nil
 }
 
 func appendClaims(claims []claim, node acl.NodeID, addrs []netip.Addr, routes []netip.Prefix) ([]claim, error) {
@@ -106,13 +118,13 @@ func appendClaims(claims []claim, node acl.NodeID, addrs []netip.Addr, routes []
 		if !overlayAddress(a) {
 			return nil, fmt.Errorf("node %s: %s cannot be an overlay address", node, a)
 		}
-		claims = append(claims, claim{netip.PrefixFrom(a, a.BitLen()), node})
+		claims = append(claims, claim{netip.PrefixFrom(a, a.BitLen()), node, true})
 	}
 	for _, r := range routes {
 		if !r.IsValid() || r != r.Masked() || r.Addr().Is4In6() {
 			return nil, fmt.Errorf("node %s: %s cannot be a route", node, r)
 		}
-		claims = append(claims, claim{r, node})
+		claims = append(claims, claim{r, node, false})
 	}
 	return claims, nil
 }
@@ -122,9 +134,9 @@ func overlayAddress(a netip.Addr) bool {
 	return a.IsValid() && !a.Is4In6() && a.Zone() == "" && (a.IsGlobalUnicast() || a.IsPrivate())
 }
 
-// refuseOverlap sorts the claims so that a prefix stands right before what lies in it, and walks them with the chain of
-// enclosing prefixes at hand: the innermost must be the same node's.
-func refuseOverlap(claims []claim) error {
+// refuseOverlap sorts the claims so that a prefix stands right before what lies in it, and walks them with the chain of enclosing
+// prefixes at hand. nested says which of two nodes lies in which where that is allowed; nil when nowhere.
+func refuseOverlap(claims []claim) (nested, err error) {
 	slices.SortFunc(claims, func(a, b claim) int {
 		return cmp.Or(a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()))
 	})
@@ -133,11 +145,43 @@ func refuseOverlap(claims []claim) error {
 		for len(around) > 0 && !around[len(around)-1].prefix.Overlaps(c.prefix) {
 			around = around[:len(around)-1]
 		}
-		if len(around) > 0 && around[len(around)-1].node != c.node {
-			outer := around[len(around)-1]
-			return fmt.Errorf("node %s claims %s and node %s claims %s", outer.node, outer.prefix, c.node, c.prefix)
+		for _, outer := range around {
+			if outer.node == c.node {
+				continue
+			}
+			both := fmt.Errorf("node %s claims %s and node %s claims %s", outer.node, outer.prefix, c.node, c.prefix)
+			if outer.prefix == c.prefix || outer.address || c.address && !outer.isExit() {
+				return nil, both
+			}
+			nested = both
 		}
 		around = append(around, c)
+	}
+	return nested, nil
+}
+
+// sameRoutes refuses routes that the peers have and the rules do not know, or the other way round: what one of the two takes for one
+// node's, the other would take for the node's around it.
+func sameRoutes(s *State) error {
+	known := make(map[acl.NodeID][]netip.Prefix)
+	if s.Rules != nil {
+		for i := range s.Rules.Subjects {
+			n := &s.Rules.Subjects[i]
+			known[n.Node] = append(known[n.Node], n.Routes...)
+		}
+	}
+	delete(known, s.Self)
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		if !sameSet(p.Routes, known[p.Node]) {
+			return fmt.Errorf("the rules know other routes of node %s than the peer has", p.Node)
+		}
+		delete(known, p.Node)
+	}
+	for node, routes := range known {
+		if len(routes) > 0 {
+			return fmt.Errorf("the rules know routes of node %s, which is no peer", node)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package wgtun
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,7 +60,25 @@ func TestApplyRefusesWhole(t *testing.T) {
 		{"a peer with a route over our address", func(_ identity, s *State) { s.Peers[0].Routes = prefixes("100.64.0.0/30") }},
 		{"a peer with a route into ours", func(_ identity, s *State) { s.Peers[0].Routes = prefixes("192.168.7.128/25") }},
 		{"a peer with a route over another's address", func(_ identity, s *State) { s.Peers[0].Routes = prefixes("100.64.0.3/32") }},
-		{"two peers with overlapping routes", func(_ identity, s *State) {
+		{"two peers with one route", func(_ identity, s *State) {
+			s.Peers[0].Routes, s.Peers[1].Routes = prefixes("10.0.0.0/8"), prefixes("10.0.0.0/8")
+			knowPeers(s)
+		}},
+		{"two exit nodes at once", func(_ identity, s *State) {
+			s.Peers[0].Routes, s.Peers[1].Routes = prefixes("0.0.0.0/0"), prefixes("0.0.0.0/0")
+			knowPeers(s)
+		}},
+		{"a route around others' addresses that the rules know", func(_ identity, s *State) {
+			s.Peers[0].Routes = prefixes("100.64.0.0/16")
+			knowPeers(s)
+		}},
+		{"an exit node that the rules do not know", func(_ identity, s *State) { s.Peers[0].Routes = prefixes("0.0.0.0/0") }},
+		{"a route of an exit node's that only the rules know", func(_ identity, s *State) {
+			s.Peers[0].Routes = prefixes("0.0.0.0/0")
+			knowPeers(s)
+			s.Rules.Subjects = append(s.Rules.Subjects, acl.Subject{Node: "x", Routes: prefixes("10.1.0.0/16")})
+		}},
+		{"two peers with routes in each other that the rules do not know", func(_ identity, s *State) {
 			s.Peers[0].Routes, s.Peers[1].Routes = prefixes("10.0.0.0/8"), prefixes("9.0.0.0/8", "10.9.0.0/16")
 		}},
 		{"overlapping routes of IPv6", func(_ identity, s *State) {
@@ -109,6 +128,60 @@ func TestApplyRefusesWhole(t *testing.T) {
 				t.Errorf("the old state did not stay: %+v", s)
 			}
 		})
+	}
+}
+
+// knowPeers makes the rules know the peers as the tunnel does.
+func knowPeers(s *State) {
+	for _, p := range s.Peers {
+		s.Rules.Subjects = append(s.Rules.Subjects, acl.Subject{Node: p.Node, Addresses: p.Addresses, Routes: p.Routes})
+	}
+}
+
+// TestApplyAcceptsRoutesInEachOther: an exit node, a router, another router for a part of its network, and this node's own.
+func TestApplyAcceptsRoutesInEachOther(t *testing.T) {
+	s := State{Generation: 1, Self: "me", Peers: []Peer{newPeer("b", "100.64.0.2"), newPeer("c", "100.64.0.3"), newPeer("d", "100.64.0.4")},
+		Rules: &acl.Ruleset{Subjects: []acl.Subject{{Node: "me", Routes: prefixes("10.1.2.0/24")}}}}
+	s.Peers[0].Routes, s.Peers[1].Routes, s.Peers[2].Routes = prefixes("0.0.0.0/0", "::/0"), prefixes("10.0.0.0/8"), prefixes("10.1.0.0/16")
+	knowPeers(&s)
+	if _, err := idle(t).Apply(s); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPlanOfRoutes: who loses a part of what went to him leaves the device for a moment; who loses nothing stays.
+func TestPlanOfRoutes(t *testing.T) {
+	exit, router, other, stranger := newPeer("exit", "100.64.0.2"), newPeer("router", "100.64.0.3"), newPeer("other", "100.64.0.4"), newPeer("stranger", "100.64.0.9")
+	exit.Routes, router.Routes = prefixes("0.0.0.0/0"), prefixes("10.0.0.0/8")
+	with := func(p Peer, routes ...string) Peer { p.Routes = prefixes(routes...); return p }
+	for name, test := range map[string]struct {
+		want    []Peer
+		removed []acl.NodeID
+	}{
+		"nothing changes":                   {[]Peer{exit, router, other}, nil},
+		"an address beyond the exit node":   {[]Peer{exit, router, other, stranger}, nil},
+		"a peer leaves":                     {[]Peer{exit, router}, []acl.NodeID{"other"}},
+		"a part goes to another":            {[]Peer{exit, router, with(other, "10.1.0.0/16")}, []acl.NodeID{"router"}},
+		"the whole goes to another":         {[]Peer{exit, with(router), with(other, "10.0.0.0/8")}, []acl.NodeID{"router"}},
+		"what is wider goes to another":     {[]Peer{exit, with(router), with(other, "8.0.0.0/6")}, []acl.NodeID{"exit", "router"}},
+		"it falls back to the exit node":    {[]Peer{exit, with(router), other}, []acl.NodeID{"router"}},
+		"a route beyond the exit node":      {[]Peer{exit, router, with(other, "11.0.0.0/8")}, []acl.NodeID{"exit"}},
+		"another family":                    {[]Peer{exit, router, with(other, "::/0")}, nil},
+		"a route that nobody takes is gone": {[]Peer{router, other}, []acl.NodeID{"exit"}},
+	} {
+		overlay := prefixes("100.64.0.0/10")
+		have := map[key.TunnelPublic]*member{}
+		for _, p := range carve(&State{Peers: []Peer{exit, router, other}}, overlay) {
+			have[p.Tunnel] = &member{installed: installed{peer: &p}}
+		}
+		var removed []acl.NodeID
+		for _, in := range makePlan(have, carve(&State{Peers: test.want}, overlay)).remove {
+			removed = append(removed, in.peer.Node)
+		}
+		slices.Sort(removed)
+		if !slices.Equal(removed, test.removed) {
+			t.Errorf("%s: %v are removed, want %v", name, removed, test.removed)
+		}
 	}
 }
 

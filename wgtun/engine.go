@@ -55,9 +55,13 @@ func (w wireguard) Expire(k key.TunnelPublic) {
 // The texts below are of WireGuard's configuration protocol (wireguard.com/xplatform). One text concerns one peer, so that a
 // failure concerns one peer.
 
-func configDevice(k key.TunnelPrivate, port uint16) string {
+func configDevice(k key.TunnelPrivate, port uint16, mark uint32) string {
 	b := k.Bytes()
-	return fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(b[:]), port)
+	text := fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(b[:]), port)
+	if mark != 0 {
+		text += fmt.Sprintf("fwmark=%d\n", mark)
+	}
+	return text
 }
 
 func configAdd(in installed) string {

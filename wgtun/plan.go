@@ -15,11 +15,14 @@ type installed struct {
 	broken bool  // the device refused a part of it: nothing of it may be relied on
 }
 
-// prefixes are what the device lets it use as source: its addresses and routes. They are not kept, for most peers are asleep.
+// prefixes are what the device lets it use as source: its addresses, and its routes without what is others'. They are not kept, for most peers are asleep.
 func (in *installed) prefixes() []netip.Prefix {
 	prefixes := make([]netip.Prefix, 0, len(in.peer.Addresses)+len(in.peer.Routes))
 	for _, a := range in.peer.Addresses {
 		prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	if in.peer.carved != nil {
+		return append(prefixes, in.peer.carved...)
 	}
 	return append(prefixes, in.peer.Routes...)
 }
@@ -62,7 +65,7 @@ func makePlan(have map[key.TunnelPublic]*member, want []Peer) plan {
 		in := installed{peer: w}
 		next[w.Tunnel], byNode[w.Node] = in, in
 		for _, prefix := range in.prefixes() {
-			claims = append(claims, claim{prefix, w.Node})
+			claims = append(claims, claim{prefix: prefix, node: w.Node})
 		}
 	}
 	owners := newOwners(claims)
@@ -114,7 +117,7 @@ func (p *plan) keep(old, same installed) {
 
 // sameAddresses reports whether both claim the same, in whatever order.
 func sameAddresses(a, b *Peer) bool {
-	return sameSet(a.Addresses, b.Addresses) && sameSet(a.Routes, b.Routes)
+	return sameSet(a.Addresses, b.Addresses) && sameSet(a.Routes, b.Routes) && sameSet(a.carved, b.carved)
 }
 
 func sameSet[T comparable](a, b []T) bool {
@@ -123,9 +126,13 @@ func sameSet[T comparable](a, b []T) bool {
 
 // minus returns what of a is not in b.
 func minus[T comparable](a, b []T) []T {
+	in := make(map[T]struct{}, len(b))
+	for _, p := range b {
+		in[p] = struct{}{}
+	}
 	var out []T
 	for _, p := range a {
-		if !slices.Contains(b, p) {
+		if _, ok := in[p]; !ok {
 			out = append(out, p)
 		}
 	}
@@ -146,7 +153,7 @@ func newOwners(claims []claim) owners {
 	return o
 }
 
-// takenFrom reports whether another node now claims a part of what in had. Claims of two nodes never overlap (checkClaims),
+// takenFrom reports whether another node now claims a part of what in had. What two nodes have never overlaps (checkClaims, carve),
 // so a prefix that its old holder still claims as it was needs no search.
 func (o owners) takenFrom(in installed) bool {
 	taken := func(p netip.Prefix) bool {
@@ -157,6 +164,5 @@ func (o owners) takenFrom(in installed) bool {
 			return c.node != in.peer.Node && c.prefix.Overlaps(p)
 		})
 	}
-	return slices.ContainsFunc(in.peer.Addresses, func(a netip.Addr) bool { return taken(netip.PrefixFrom(a, a.BitLen())) }) ||
-		slices.ContainsFunc(in.peer.Routes, taken)
+	return slices.ContainsFunc(in.prefixes(), taken)
 }

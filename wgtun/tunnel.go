@@ -159,7 +159,7 @@ func (t *Tunnel) ended() bool {
 func (t *Tunnel) bringUp(dev engine) error {
 	t.applying.Lock()
 	defer t.applying.Unlock()
-	if err := dev.IpcSet(configDevice(t.config.Tunnel, t.config.Port)); err != nil {
+	if err := dev.IpcSet(configDevice(t.config.Tunnel, t.config.Port, t.config.Mark)); err != nil {
 		return fmt.Errorf("configure the device: %w", err)
 	}
 	if err := dev.Up(); err != nil {

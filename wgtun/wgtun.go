@@ -37,6 +37,8 @@ type Config struct {
 	Tunnel key.TunnelPrivate
 	Probe  key.ProbePrivate
 	Logger *slog.Logger // nil logs nothing
+	// Mark is put on every datagram that the tunnel sends (SO_MARK, Linux; needs CAP_NET_ADMIN), for routing rules; 0 puts none.
+	Mark uint32
 	// Overlay is the networks of the overlay: no path to a peer leads through them.
 	Overlay []netip.Prefix
 	// AllowLoopback lets paths lead over loopback addresses: for nodes of one host, and tests.
@@ -55,6 +57,8 @@ type Peer struct {
 	Addresses  []netip.Addr
 	Routes     []netip.Prefix
 	Candidates []netip.AddrPort
+
+	carved []netip.Prefix // of Routes, what the device is told; nil: all of them
 }
 
 // State is everything the tunnel is to be. What a State omits is gone. The zero State refuses everything and has no peers.

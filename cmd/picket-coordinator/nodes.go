@@ -32,6 +32,7 @@ func nodesCommand() *cli.Command {
 				Flags:  append([]cli.Flag{&cli.BoolFlag{Name: "off", Usage: "end the quarantine"}}, changing...),
 				Action: quarantineNode, BashComplete: nodeNames,
 				Description: "Examples:\n\n   picket-coordinator nodes quarantine web-1 --wait\n   picket-coordinator nodes quarantine web-1 --off"},
+			routesCommand(),
 		},
 	}
 }

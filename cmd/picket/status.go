@@ -48,7 +48,7 @@ func showStatus(w io.Writer, s localapi.Status, now time.Time) {
 	if !s.Connected {
 		contact = clock(s.LastContact, now)
 	}
-	fields(w,
+	fields(w, slices.Concat([]string{
 		"State", string(s.State),
 		"Problem", s.Problem,
 		"Open", s.LoginURL,
@@ -66,8 +66,7 @@ func showStatus(w io.Writer, s localapi.Status, now time.Time) {
 		"Peers", fmt.Sprint(s.Peers),
 		"Live flows", fmt.Sprint(s.Flows),
 		"Refused", deniedText(s.Denied),
-		"Version", s.Version,
-	)
+	}, routingFields(s.Routing), []string{"Version", s.Version})...)
 	for _, warning := range s.Warnings {
 		fmt.Fprintf(w, "! %s\n", protocol.Printable(warning))
 	}

@@ -25,14 +25,15 @@ func upCommand() *cli.Command {
 			"   picket up --coordinator 'https://picket.example.com:8443#FINGERPRINT'\n" +
 			"   picket up --coordinator 'https://…#…' --auth-key file:/root/key\n" +
 			"   picket up --coordinator 'https://…#…' --hostname db-1\n" +
+			"   picket up --coordinator 'https://…#…' --auth-key file:/root/key --advertise-routes 10.33.0.0/16\n" +
 			"   picket up\n\n" +
 			"A key given as file:PATH or - (standard input) is seen by nobody in the list of processes.",
-		Flags: asking(
+		Flags: asking(append([]cli.Flag{
 			&cli.StringFlag{Name: "coordinator", Usage: "the `JOIN` string that the coordinator prints: https://host:port#FINGERPRINT"},
 			&cli.StringFlag{Name: "auth-key", Usage: "join without a person, by this `KEY`: the key, file:PATH, or - for standard input"},
 			&cli.StringFlag{Name: "hostname", Usage: "ask to be called `NAME`"},
 			jsonFlag(),
-		),
+		}, routingFlags()...)...),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
 				return err
@@ -50,12 +51,16 @@ func up(c *cli.Context) error {
 	if c.IsSet("auth-key") && authKey == "" {
 		return errors.New("the auth key is empty: copy it whole, as `picket-coordinator keys create` printed it")
 	}
+	routing, err := readRouting(c)
+	if err != nil {
+		return err
+	}
 	agent := client(c)
 	talk := c.App.Writer
 	if c.Bool("json") {
 		talk = c.App.ErrWriter // standard output is for the answer
 	}
-	status, err := agent.Up(c.Context, localapi.Up{Coordinator: c.String("coordinator"), AuthKey: authKey, Hostname: c.String("hostname")},
+	status, err := agent.Up(c.Context, localapi.Up{Coordinator: c.String("coordinator"), AuthKey: authKey, Hostname: c.String("hostname"), Routing: routing},
 		func(e localapi.UpEvent) { showEvent(talk, e) })
 	if errors.Is(err, context.Canceled) {
 		return errors.New("stopped before this node had joined: run picket up again")
@@ -131,7 +136,14 @@ func welcome(w io.Writer, s localapi.Status, peers []localapi.Peer) {
 	fmt.Fprintf(w, "This node is %s%s at %s.\n", protocol.Printable(s.Name), who, addresses(s.Addresses))
 	out := func(p localapi.Peer) []localapi.Allowed { return p.Out }
 	in := func(p localapi.Peer) []localapi.Allowed { return p.In }
-	fields(w, "It may reach:", listed(peers, out), "It may be reached by:", listed(peers, in))
+	pairs := []string{"It may reach:", listed(peers, out), "It may be reached by:", listed(peers, in)}
+	for i, text := range routingFields(s.Routing) {
+		if i%2 == 0 {
+			text += ":"
+		}
+		pairs = append(pairs, text)
+	}
+	fields(w, pairs...)
 	for _, warning := range s.Warnings {
 		fmt.Fprintf(w, "! %s\n", protocol.Printable(warning))
 	}

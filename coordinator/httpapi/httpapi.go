@@ -43,6 +43,7 @@ type Session interface {
 	Evidence(ctx context.Context, e protocol.Evidence) error
 	Flows(ctx context.Context, f protocol.Flows) error
 	Resync()
+	Alive()
 	Logout(ctx context.Context) error
 	Close()
 }

@@ -197,6 +197,7 @@ func (l *link) fromNode(ctx context.Context, s Session) error {
 }
 
 func dispatch(ctx context.Context, s Session, m protocol.Message) error {
+	s.Alive()
 	switch b := m.Body.(type) {
 	case protocol.Report:
 		return s.Report(ctx, b)

@@ -5,6 +5,7 @@
 package opsocket
 
 import (
+	"net/netip"
 	"time"
 
 	"picket.internal/coordinator"
@@ -24,6 +25,13 @@ var (
 	NodesRename     = Call[Rename, coordinator.Change]{"nodes.rename"}
 	NodesRemove     = Call[Ref, coordinator.Change]{"nodes.remove"}
 	NodesQuarantine = Call[Quarantine, coordinator.Change]{"nodes.quarantine"}
+)
+
+// Calls about routes.
+var (
+	RoutesList    = Call[None, []coordinator.RouteView]{"routes.list"}
+	RoutesApprove = Call[NodeRoutes, coordinator.Change]{"routes.approve"}
+	RoutesRevoke  = Call[NodeRoutes, coordinator.Change]{"routes.revoke"}
 )
 
 // Calls about people.
@@ -78,6 +86,12 @@ type Rename struct {
 type Quarantine struct {
 	Ref string `json:"ref"`
 	On  bool   `json:"on"`
+}
+
+// NodeRoutes are routes of node Ref.
+type NodeRoutes struct {
+	Ref    string         `json:"ref"`
+	Routes []netip.Prefix `json:"routes"`
 }
 
 // AddUser invites Login.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"picket.internal/coordinator"
@@ -30,6 +31,13 @@ type Nodes interface {
 	RenameNode(ctx context.Context, a coordinator.Actor, ref, name string) (coordinator.Change, error)
 	RemoveNode(ctx context.Context, a coordinator.Actor, ref string) (coordinator.Change, error)
 	QuarantineNode(ctx context.Context, a coordinator.Actor, ref string, on bool) (coordinator.Change, error)
+}
+
+// Routes is what the socket needs for routes.
+type Routes interface {
+	Routes(context.Context, coordinator.Actor) ([]coordinator.RouteView, error)
+	ApproveRoutes(ctx context.Context, a coordinator.Actor, ref string, routes []netip.Prefix) (coordinator.Change, error)
+	RevokeRoutes(ctx context.Context, a coordinator.Actor, ref string, routes []netip.Prefix) (coordinator.Change, error)
 }
 
 // People is what the socket needs for accounts.
@@ -72,6 +80,7 @@ type Policy interface {
 // API is the coordinator as the socket sees it.
 type API interface {
 	Nodes
+	Routes
 	People
 	Keys
 	Tokens
@@ -89,6 +98,7 @@ type server struct {
 func Handler(api API, url string, logger *slog.Logger) http.Handler {
 	s := &server{http.NewServeMux(), logger}
 	handleNodes(s, api)
+	handleRoutes(s, api)
 	handlePeople(s, api, url)
 	handleKeys(s, api)
 	handleTokens(s, api)
@@ -111,6 +121,18 @@ func handleNodes(s *server, api Nodes) {
 	})
 	handle(s, NodesQuarantine, func(ctx context.Context, a coordinator.Actor, r Quarantine) (coordinator.Change, error) {
 		return api.QuarantineNode(ctx, a, r.Ref, r.On)
+	})
+}
+
+func handleRoutes(s *server, api Routes) {
+	handle(s, RoutesList, func(ctx context.Context, a coordinator.Actor, _ None) ([]coordinator.RouteView, error) {
+		return api.Routes(ctx, a)
+	})
+	handle(s, RoutesApprove, func(ctx context.Context, a coordinator.Actor, r NodeRoutes) (coordinator.Change, error) {
+		return api.ApproveRoutes(ctx, a, r.Ref, r.Routes)
+	})
+	handle(s, RoutesRevoke, func(ctx context.Context, a coordinator.Actor, r NodeRoutes) (coordinator.Change, error) {
+		return api.RevokeRoutes(ctx, a, r.Ref, r.Routes)
 	})
 }
 

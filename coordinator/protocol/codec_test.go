@@ -26,7 +26,8 @@ func testBodies(t testing.TB) map[string]any {
 		Facts:       Facts{Hostname: "laptop", OS: "linux (debian 13)", Arch: "amd64", Version: "0.1"},
 		Certificate: []byte{1, 2, 3}, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:51820"), netip.MustParseAddrPort("[2001:db8::1]:51820")},
 	}
-	proof := Proof{Report: report}
+	proof := Proof{Report: report} // of a node that serves no routes, as older ones write it
+	report.Routes = []netip.Prefix{netip.MustParsePrefix("10.33.0.0/16"), netip.MustParsePrefix("::/0")}
 	proof.Sign(hello, ch, testDevice)
 	m, _ := signed(t, 0, nil, testEntries(t, testContent()), 5)
 	return map[string]any{
@@ -148,6 +149,9 @@ func TestDecodeFrameRefuses(t *testing.T) {
 		"a mapped endpoint":              sub(TypeReport, `192.0.2.1:51820`, `[::ffff:192.0.2.1]:51820`),
 		"an endpoint with a zone":        sub(TypeReport, `192.0.2.1:51820`, `[fe80::1%eth0]:51820`),
 		"33 endpoints":                   sub(TypeReport, `"192.0.2.1:51820"`, `"192.0.2.1:51820"`+strings.Repeat(`,"192.0.2.1:51820"`, 32)),
+		"a route with host bits":         sub(TypeReport, `10.33.0.0/16`, `10.33.0.1/16`),
+		"half the internet as a route":   sub(TypeReport, `10.33.0.0/16`, `0.0.0.0/1`),
+		"65 routes":                      sub(TypeReport, `"10.33.0.0/16"`, `"10.33.0.0/16"`+strings.Repeat(`,"10.33.0.0/16"`, 63)),
 		"a host name of 2,000 bytes":     sub(TypeReport, `"laptop"`, `"`+strings.Repeat("a", 2000)+`"`),
 		"a receipt of generation 0":      sub(TypeReceipt, `"generation":5`, `"generation":0`),
 		"a receipt from the future":      sub(TypeReceipt, `"applied":1500000`, `"applied":-1`),

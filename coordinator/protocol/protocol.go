@@ -215,6 +215,8 @@ type Report struct {
 	Facts       Facts            `json:"facts"`
 	Certificate []byte           `json:"certificate"`
 	Endpoints   []netip.AddrPort `json:"endpoints"` // where its UDP port may be reached; at most MaxEndpoints
+	// Routes are the networks it offers to serve, and as 0.0.0.0/0 and ::/0 the internet; at most MaxAdvertised, each by CheckRoute.
+	Routes []netip.Prefix `json:"routes,omitempty"`
 }
 
 // MaxEndpoints bounds Report.Endpoints and Hint.Endpoints.

@@ -10,13 +10,13 @@ import (
 )
 
 // nodeColumns with a node's addresses as one JSON array, so that a list of nodes is one query.
-const nodeColumns = `id, device, name, owner, tags, facts, certificate, created, expires, expired, quarantined, removed, attached, last_seen, lease_ends,
+const nodeColumns = `id, device, name, owner, tags, facts, certificate, created, expires, expired, quarantined, removed, attached, last_seen, lease_ends, routing,
 	(SELECT json_group_array(address) FROM (SELECT address FROM addresses WHERE node = nodes.id ORDER BY place))`
 
 func scanNode(s scanner) (n coordinator.NodeRow, err error) {
 	err = s.Scan(&n.ID, fixed{(*[32]byte)(&n.Device)}, &n.Name, &n.Owner, document{&n.Tags}, document{&n.Facts}, &n.Certificate,
 		stamp{&n.Created}, stamp{&n.Expires}, &n.Expired, &n.Quarantined, stamp{&n.Removed},
-		&n.Presence.Attached, stamp{&n.Presence.LastSeen}, stamp{&n.Presence.LeaseEnds}, document{&n.Addresses})
+		&n.Presence.Attached, stamp{&n.Presence.LastSeen}, stamp{&n.Presence.LeaseEnds}, document{&n.Routing}, document{&n.Addresses})
 	if len(n.Tags) == 0 {
 		n.Tags = nil
 	}
@@ -73,10 +73,10 @@ func (t *tx) TakenAddresses() ([]netip.Addr, error) {
 }
 
 func (t *tx) InsertNode(n coordinator.NodeRow) error {
-	_, err := t.exec(`INSERT INTO nodes (id, device, name, owner, tags, facts, certificate, created, expires, expired, quarantined, removed, attached, last_seen, lease_ends)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err := t.exec(`INSERT INTO nodes (id, device, name, owner, tags, facts, certificate, created, expires, expired, quarantined, removed, attached, last_seen, lease_ends, routing)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(n.ID), n.Device[:], n.Name, string(n.Owner), tagList(n.Tags), text(n.Facts), notNil(n.Certificate), millis(n.Created), millis(n.Expires),
-		n.Expired, n.Quarantined, millis(n.Removed), n.Presence.Attached, millis(n.Presence.LastSeen), millis(n.Presence.LeaseEnds))
+		n.Expired, n.Quarantined, millis(n.Removed), n.Presence.Attached, millis(n.Presence.LastSeen), millis(n.Presence.LeaseEnds), text(n.Routing))
 	if err != nil {
 		return err
 	}
@@ -93,10 +93,10 @@ func (t *tx) InsertNode(n coordinator.NodeRow) error {
 }
 
 func (t *tx) UpdateNode(n coordinator.NodeRow) error {
-	return t.one(`UPDATE nodes SET device = ?, name = ?, owner = ?, tags = ?, facts = ?, certificate = ?, expires = ?, expired = ?, quarantined = ?, removed = ?
+	return t.one(`UPDATE nodes SET device = ?, name = ?, owner = ?, tags = ?, facts = ?, certificate = ?, expires = ?, expired = ?, quarantined = ?, removed = ?, routing = ?
 		WHERE id = ?`,
 		n.Device[:], n.Name, string(n.Owner), tagList(n.Tags), text(n.Facts), notNil(n.Certificate), millis(n.Expires), n.Expired, n.Quarantined,
-		millis(n.Removed), string(n.ID))
+		millis(n.Removed), text(n.Routing), string(n.ID))
 }
 
 func (t *tx) SetPresence(id acl.NodeID, p coordinator.Presence) error {

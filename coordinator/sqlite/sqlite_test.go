@@ -17,6 +17,7 @@ import (
 
 	"github.com/alexedwards/scs/v2"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/pressly/goose/v3"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -310,6 +311,7 @@ func sampleNode(id, name string, device byte, address string) coordinator.NodeRo
 		ID: acl.NodeID(id), Device: key.DevicePublic{device}, Name: name, Tags: []string{"tag:db"}, Addresses: []netip.Addr{netip.MustParseAddr(address)},
 		Facts: protocol.Facts{Hostname: name, OS: "linux"}, Certificate: []byte{1, 2}, Created: at, Expires: at.Add(time.Hour),
 		Presence: coordinator.Presence{Attached: true, LastSeen: at, LeaseEnds: at.Add(time.Minute)},
+		Routing:  coordinator.Routing{Advertised: []coordinator.Advertised{{Route: netip.MustParsePrefix("10.33.0.0/16"), Since: at}}, Away: true},
 	}
 }
 
@@ -325,7 +327,7 @@ func TestNodeRows(t *testing.T) {
 		}
 		return got
 	}
-	same := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	same := cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 	if diff := cmp.Diff(n, read(), same); diff != "" {
 		t.Errorf("inserted and read: %s", diff)
 	}

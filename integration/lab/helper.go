@@ -83,7 +83,7 @@ func browse([]string) error {
 	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(done))
 }
 
-// serve echoes every line it is sent: serve tcp|udp ADDRESS. It prints "listening" when it does.
+// serve echoes every line it is sent: serve tcp|udp ADDRESS. It prints "listening" when it does, and "accepted ADDRESS" for each connection.
 func serve(args []string) error {
 	if len(args) != 2 {
 		return errors.New("serve tcp|udp ADDRESS")
@@ -101,6 +101,7 @@ func serve(args []string) error {
 		if err != nil {
 			return err
 		}
+		fmt.Println("accepted", c.RemoteAddr())
 		go func() {
 			defer c.Close()
 			_, err := io.Copy(c, c)

@@ -96,9 +96,9 @@ func loopbackUp() error {
 	return netlink.LinkSetUp(lo)
 }
 
-// newSwitch makes the lab's internet.
-func newSwitch() (*Switch, error) {
-	ns, err := newNamespace("net")
+// newSwitch makes a switch: the lab's internet, or a network behind one of its hosts.
+func newSwitch(role string) (*Switch, error) {
+	ns, err := newNamespace(role)
 	if err != nil {
 		return nil, err
 	}
@@ -121,16 +121,26 @@ func (s *Switch) host(name string) (*Namespace, net.IP, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	port := fmt.Sprintf("p%d", n)
-	err = s.Do(func() error {
+	if err := s.plug(ns, "eth0", n); err != nil {
+		return nil, nil, err
+	}
+	ip := net.IPv4(192, 0, 2, byte(n))
+	return ns, ip, ns.Do(func() error {
+		return addressUp("eth0", fmt.Sprintf("192.0.2.%d/24", n), fmt.Sprintf("2001:db8::%d/64", n))
+	})
+}
+
+// plug joins a namespace to the switch's port n by an interface of that name.
+func (s *Switch) plug(ns *Namespace, name string, n int) error {
+	err := s.Do(func() error {
 		inside, err := netns.GetFromName(ns.Name)
 		if err != nil {
 			return err
 		}
 		defer inside.Close()
 		pair := &netlink.Veth{
-			LinkAttrs:     netlink.LinkAttrs{Name: port},
-			PeerName:      "eth0",
+			LinkAttrs:     netlink.LinkAttrs{Name: fmt.Sprintf("p%d", n)},
+			PeerName:      name,
 			PeerNamespace: netlink.NsFd(int(inside)),
 		}
 		if err := netlink.LinkAdd(pair); err != nil {
@@ -146,19 +156,18 @@ func (s *Switch) host(name string) (*Namespace, net.IP, error) {
 		return netlink.LinkSetUp(pair)
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("plug %s into the switch: %w", name, err)
+		return fmt.Errorf("plug %s into the switch: %w", ns.Name, err)
 	}
-	ip := net.IPv4(192, 0, 2, byte(n))
-	return ns, ip, ns.Do(func() error { return addressUp("eth0", n) })
+	return nil
 }
 
-func addressUp(link string, n int) error {
+func addressUp(link, address4, address6 string) error {
 	eth, err := netlink.LinkByName(link)
 	if err != nil {
 		return err
 	}
-	v4, _ := netlink.ParseAddr(fmt.Sprintf("192.0.2.%d/24", n))
-	v6, _ := netlink.ParseAddr(fmt.Sprintf("2001:db8::%d/64", n))
+	v4, _ := netlink.ParseAddr(address4)
+	v6, _ := netlink.ParseAddr(address6)
 	v6.Flags = unix.IFA_F_NODAD
 	if err := netlink.LinkSetUp(eth); err != nil {
 		return err

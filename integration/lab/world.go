@@ -64,7 +64,7 @@ func New(c Config) (*World, error) {
 		return w, nil
 	}
 	removeLeftovers()
-	if w.sw, err = newSwitch(); err != nil {
+	if w.sw, err = newSwitch("net"); err != nil {
 		return nil, err
 	}
 	w.cleanup.add(func() { _ = w.sw.Close() })

@@ -278,6 +278,7 @@ func (s *session) Evidence(_ context.Context, e protocol.Evidence) error {
 func (s *session) Flows(_ context.Context, f protocol.Flows) error {
 	return s.hear(protocol.TypeFlows, f)
 }
+func (s *session) Alive()  {}
 func (s *session) Resync() { _ = s.hear(protocol.TypeResync, protocol.Resync{}) }
 func (s *session) Logout(context.Context) error {
 	s.end <- &coordinator.Error{Code: protocol.CodeRemoved, Message: "removed on its own wish"}

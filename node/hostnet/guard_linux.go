@@ -1,8 +1,11 @@
 package hostnet
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -17,7 +20,8 @@ import (
 //	  chain out     output: overlay source or destination by another interface than the TUN and lo: drop
 //	}
 //
-// Each rule carries the same comment, made from what it is for; when the count and the comments fit, the guard is in place.
+// forward_linux.go has what a host that serves networks is let do besides. Each rule carries the same comment, made from what it is for;
+// when the chains and the count and the comments of the rules fit, the guard is in place.
 const guardName = "picket"
 
 type guardRule struct {
@@ -27,27 +31,24 @@ type guardRule struct {
 
 // setGuard puts the table in place unless it is there for this very configuration.
 func (h *Host) setGuard(c Config) error {
-	rules := guardRules(c)
-	mark := fmt.Sprintf("picket %s %v", c.Interface, c.Overlay)
-	if h.last.equal(c) && h.guardInPlace(len(rules), mark) {
+	chains, rules, mark := h.guardChains(c), h.guardRules(c), h.guardMark(c)
+	if h.last.equal(c) && h.guardInPlace(chains, len(rules), mark) {
 		return nil
 	}
 	table := &nftables.Table{Name: guardName, Family: nftables.TableFamilyINet}
 	h.nft.AddTable(table) // so that the next line finds one; the three are one transaction
 	h.nft.DelTable(table)
 	h.nft.AddTable(table)
-	accept := nftables.ChainPolicyAccept
-	chains := make(map[string]*nftables.Chain)
-	for _, ch := range []*nftables.Chain{
-		{Name: "in", Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
-		{Name: "forward", Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter},
-		{Name: "out", Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter},
-	} {
-		ch.Table, ch.Type, ch.Policy = table, nftables.ChainTypeFilter, &accept
-		chains[ch.Name] = h.nft.AddChain(ch)
+	byName := make(map[string]*nftables.Chain)
+	policy := nftables.ChainPolicyAccept
+	for _, ch := range chains {
+		if ch.Table = table; ch.Hooknum != nil {
+			ch.Policy = &policy
+		}
+		byName[ch.Name] = h.nft.AddChain(ch)
 	}
 	for _, r := range rules {
-		h.nft.AddRule(&nftables.Rule{Table: table, Chain: chains[r.chain], Exprs: r.exprs, UserData: []byte(mark)})
+		h.nft.AddRule(&nftables.Rule{Table: table, Chain: byName[r.chain], Exprs: r.exprs, UserData: []byte(mark)})
 	}
 	if err := h.nft.Flush(); err != nil {
 		return &GuardError{err}
@@ -55,16 +56,50 @@ func (h *Host) setGuard(c Config) error {
 	return nil
 }
 
-func (h *Host) guardInPlace(count int, mark string) bool {
-	chains, err := h.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
+// guardMark names what the guard is for; a comment in nftables has at most 256 bytes.
+func (h *Host) guardMark(c Config) string {
+	sum := sha256.Sum256(fmt.Append(nil, c.Interface, c.MTU, c.Addresses, c.Overlay, c.Served, c.KeepSource, h.forwarding))
+	return "picket " + hex.EncodeToString(sum[:16])
+}
+
+func (h *Host) guardChains(c Config) []*nftables.Chain {
+	chains := append([]*nftables.Chain{
+		{Name: "in", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
+		{Name: "forward", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter},
+		{Name: "out", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter},
+	}, routerChains(c)...)
+	for _, is6 := range []bool{false, true} {
+		if h.forwarding[index(is6)] {
+			chains = append(chains, &nftables.Chain{Name: forwardingMark(is6)})
+		}
+	}
+	return chains
+}
+
+// ourChains lists the chains of our table, by name.
+func (h *Host) ourChains() map[string]*nftables.Chain {
+	all, err := h.nft.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return false
+		return nil // without nftables there are none
+	}
+	out := make(map[string]*nftables.Chain)
+	for _, ch := range all {
+		if ch.Table.Name == guardName {
+			out[ch.Name] = ch
+		}
+	}
+	return out
+}
+
+func (h *Host) guardInPlace(chains []*nftables.Chain, count int, mark string) bool {
+	have := h.ourChains()
+	for _, ch := range chains {
+		if have[ch.Name] == nil {
+			return false
+		}
 	}
 	found := 0
-	for _, ch := range chains {
-		if ch.Table.Name != guardName {
-			continue
-		}
+	for _, ch := range have {
 		rules, err := h.nft.GetRules(ch.Table, ch)
 		if err != nil {
 			return false
@@ -76,7 +111,7 @@ func (h *Host) guardInPlace(count int, mark string) bool {
 			found++
 		}
 	}
-	return found == count
+	return found == count && len(have) == len(chains)
 }
 
 func (h *Host) removeGuard() error {
@@ -93,8 +128,8 @@ func (h *Host) removeGuard() error {
 	return nil
 }
 
-func guardRules(c Config) []guardRule {
-	var rules []guardRule
+func (h *Host) guardRules(c Config) []guardRule {
+	rules := append(admitRules(c), forwardRules(c)...)
 	for _, p := range c.Overlay {
 		for _, end := range []end{source, destination} {
 			rules = append(rules,
@@ -103,9 +138,10 @@ func guardRules(c Config) []guardRule {
 				guardRule{"out", join(notInterface(expr.MetaKeyOIFNAME, c.Interface), notInterface(expr.MetaKeyOIFNAME, "lo"), inPrefix(p, end), drop())})
 		}
 	}
-	return append(rules,
+	rules = append(rules,
 		guardRule{"forward", join(isInterface(expr.MetaKeyIIFNAME, c.Interface), drop())},
 		guardRule{"forward", join(isInterface(expr.MetaKeyOIFNAME, c.Interface), drop())})
+	return slices.Concat(rules, selfRules(c), closeRules(c, h.forwarding), clampRules(c), natRules(c))
 }
 
 func join(parts ...[]expr.Any) (all []expr.Any) {

@@ -17,8 +17,12 @@ const (
 	routeTable = 0x7069
 	// routeProtocol marks routes and rules as ours (rtnetlink(7); 112 is not taken in iproute2's rt_protos).
 	routeProtocol = 112
-	// rulePriority comes after the table "local" (0) and before "main" (32766).
+	// The priorities of our rules come after the table "local" (0) and before "main" (32766): marked packets by the host's own routes, or
+	// nowhere; overlay and networks behind peers by our table; with an exit node, the host's own networks where they are wanted, then all.
+	markPriority = 5080
 	rulePriority = 5100
+	lanPriority  = 5110
+	exitPriority = 5120
 	// fallbackMetric is worse than the TUN's route, which has tunMetric.
 	fallbackMetric = 4096
 	tunMetric      = 64
@@ -32,6 +36,8 @@ type Host struct {
 	nft    *nftables.Conn
 	logger *slog.Logger
 	last   Config // in force, as far as we set it
+
+	forwarding forwarding
 }
 
 // New opens netlink in the network namespace of the calling thread; it changes nothing.
@@ -46,6 +52,18 @@ func New(logger *slog.Logger) (*Host, error) {
 		return nil, &GuardError{err}
 	}
 	return &Host{handle: h, nft: nft, logger: logger}, nil
+}
+
+// Clean takes back what a Host left that was not removed.
+func Clean(logger *slog.Logger) {
+	h, err := New(logger)
+	if err == nil {
+		defer h.Close()
+		err = h.Remove()
+	}
+	if err != nil {
+		logger.Warn("something was left on the host", "reason", err)
+	}
 }
 
 // Close ends the use of netlink; what was configured stays.
@@ -122,22 +140,28 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// Configure makes the host have exactly c: the guard first, then addresses, rules and routes. What is right already is not touched, so it
-// may be called again at any time to mend what others took away. On an error the host may have part of it; Remove takes that back.
+// Configure makes the host have exactly c: the guard first, then forwarding, addresses, routes and the rules that lead to them. What is
+// right already is not touched, so it may be called again at any time to mend what others took away. On an error the host may have part of
+// it; Remove takes that back. A *ForwardingError means that all but that is in place.
 func (h *Host) Configure(c Config) error {
 	link, err := h.handle.LinkByName(c.Interface)
 	if err != nil {
 		return fmt.Errorf("find the interface %q: %w", c.Interface, err)
 	}
+	was := h.noteForwarding(c)
 	if err := h.setGuard(c); err != nil {
 		return err
 	}
-	for _, step := range []func(netlink.Link, Config) error{h.setLink, h.setAddresses, h.setRules, h.setRoutes} {
+	forwards := h.setForwarding(was)
+	for _, step := range []func(netlink.Link, Config) error{h.setLink, h.setAddresses, h.setRoutes, h.setRules} {
 		if err := step(link, c); err != nil {
 			return err
 		}
 	}
 	h.last = c
+	if forwards != nil {
+		return &ForwardingError{forwards}
+	}
 	return nil
 }
 
@@ -145,7 +169,8 @@ func (h *Host) Configure(c Config) error {
 // The addresses go with the interface.
 func (h *Host) Remove() error {
 	h.last = Config{}
-	return errors.Join(h.removeRules(nil), h.removeRoutes(nil), h.removeGuard())
+	was := h.noteForwarding(Config{})
+	return errors.Join(h.removeRules(nil), h.removeRoutes(nil), h.setForwarding(was), h.removeGuard())
 }
 
 func (h *Host) setLink(link netlink.Link, c Config) error {

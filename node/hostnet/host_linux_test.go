@@ -3,6 +3,7 @@ package hostnet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -88,13 +89,19 @@ func snapshot(t *testing.T, h *Host) []string {
 	routes, err := h.ourRoutes()
 	must(t, err)
 	for _, r := range routes {
-		out = append(out, "route "+r.Dst.String()+" "+map[int]string{unix.RTN_UNICAST: "tun", unix.RTN_UNREACHABLE: "unreachable"}[r.Type])
+		out = append(out, "route "+routePrefix(r).String()+" "+map[int]string{unix.RTN_UNICAST: "tun", unix.RTN_UNREACHABLE: "unreachable"}[r.Type])
 	}
 	rules, err := h.handle.RuleList(netlink.FAMILY_ALL)
 	must(t, err)
 	for _, r := range rules {
-		if r.Table == routeTable {
+		if r.Protocol != routeProtocol {
+			continue
+		}
+		switch text := fmt.Sprint("rule ", r.Priority); r.Priority {
+		case rulePriority:
 			out = append(out, "rule "+r.Dst.String())
+		default:
+			out = append(out, text+map[int]string{netlink.FAMILY_V4: " IPv4", netlink.FAMILY_V6: " IPv6"}[r.Family])
 		}
 	}
 	tables, err := h.nft.ListTables()
@@ -164,7 +171,7 @@ func TestConfigure_mendsWhatOthersTookAway(t *testing.T) {
 	h.nft.FlushTable(&nftables.Table{Name: guardName, Family: nftables.TableFamilyINet})
 	must(t, h.nft.Flush())
 	must(t, h.Configure(testConfig()))
-	if !h.guardInPlace(len(guardRules(testConfig())), "picket picket0 [100.64.0.0/10 fd7a:115c::/48]") {
+	if !h.guardInPlace(h.guardChains(testConfig()), len(h.guardRules(testConfig())), h.guardMark(testConfig())) {
 		t.Error("the emptied guard was not filled again")
 	}
 }

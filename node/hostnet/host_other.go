@@ -21,6 +21,12 @@ func New(*slog.Logger) (*Host, error) {
 	return nil, errors.New("a network interface of its own is not supported on this system: run with --tun=userspace")
 }
 
+// StrictSources lists none.
+func StrictSources(string) []string { return nil }
+
+// Clean does nothing.
+func Clean(*slog.Logger) {}
+
 // Close does nothing.
 func (*Host) Close() {}
 
@@ -65,4 +71,30 @@ func addresses() string {
 	}
 	slices.Sort(all)
 	return strings.Join(all, " ")
+}
+
+// Flow is a flow that a host forwarded.
+type Flow struct {
+	Src, Dst netip.AddrPort
+	Proto    uint8
+}
+
+// Forgetter does nothing: there is no host that forwards.
+type Forgetter struct{}
+
+// NewForgetter makes one.
+func NewForgetter(*slog.Logger) *Forgetter { return &Forgetter{} }
+
+// Forget does nothing.
+func (*Forgetter) Forget([]Flow) {}
+
+// Run waits until ctx ends.
+func (*Forgetter) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Dial opens connections as the system does.
+func Dial(timeout time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return (&net.Dialer{Timeout: timeout}).DialContext
 }

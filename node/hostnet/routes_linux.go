@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -23,13 +24,13 @@ func ipv6Enabled() bool {
 	return err == nil && strings.TrimSpace(string(text)) == "0"
 }
 
-// overlayFamilies leaves out what the host cannot have.
-func overlayFamilies(overlay []netip.Prefix) []netip.Prefix {
+// usable leaves out what the host cannot have.
+func usable(prefixes []netip.Prefix) []netip.Prefix {
 	if ipv6Enabled() {
-		return overlay
+		return prefixes
 	}
 	var out []netip.Prefix
-	for _, p := range overlay {
+	for _, p := range prefixes {
 		if p.Addr().Is4() {
 			out = append(out, p)
 		}
@@ -37,16 +38,75 @@ func overlayFamilies(overlay []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// setRules sends lookups of overlay destinations to our table.
+// hostRule is one of our routing rules, in a form that can be compared. What leads to a table is left out of it where the kernel does not
+// tell it: the priority says which kind a rule is.
+type hostRule struct {
+	family, priority, table int
+	dst                     netip.Prefix // zero: any
+	mark                    uint32       // 0: any
+}
+
+// ruleUnreachable is FR_ACT_UNREACHABLE of linux/fib_rules.h.
+const ruleUnreachable = 7
+
+func (r hostRule) netlink() *netlink.Rule {
+	out := netlink.NewRule()
+	out.Family, out.Priority, out.Table, out.Protocol, out.Mark = r.family, r.priority, r.table, routeProtocol, r.mark
+	if r.dst.IsValid() {
+		out.Dst = ipNet(r.dst)
+	}
+	if r.table == 0 {
+		out.Type = ruleUnreachable
+	}
+	if r.priority == lanPriority {
+		out.SuppressPrefixlen = 0
+	}
+	return out
+}
+
+func hostRuleOf(r netlink.Rule) hostRule {
+	out := hostRule{family: r.Family, priority: r.Priority, table: r.Table, mark: r.Mark}
+	if p, ok := prefixOf(r.Dst); ok {
+		out.dst = p
+	}
+	return out
+}
+
+// wantedRules send lookups of what goes into the tunnel to our table. Where that is more than the overlay, what is marked goes by the host's
+// own tables, and where these have no way for it, nowhere: never back into the tunnel.
+func wantedRules(c Config) (out []hostRule) {
+	for _, p := range usable(slices.Concat(c.Overlay, c.Routes)) {
+		out = append(out, hostRule{family: family(p), priority: rulePriority, table: routeTable, dst: p})
+	}
+	if len(c.Routes) == 0 && c.Exit == NoExit {
+		return out
+	}
+	for _, p := range usable(everything) {
+		f := family(p)
+		out = append(out,
+			hostRule{family: f, priority: markPriority, table: unix.RT_TABLE_MAIN, mark: Mark},
+			hostRule{family: f, priority: markPriority + 1, table: unix.RT_TABLE_DEFAULT, mark: Mark},
+			hostRule{family: f, priority: markPriority + 2, mark: Mark})
+		if c.Exit == ExitWithLAN {
+			out = append(out, hostRule{family: f, priority: lanPriority, table: unix.RT_TABLE_MAIN})
+		}
+		if c.Exit != NoExit {
+			out = append(out, hostRule{family: f, priority: exitPriority, table: routeTable})
+		}
+	}
+	return out
+}
+
+// everything is each family whole.
+var everything = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+
 func (h *Host) setRules(_ netlink.Link, c Config) error {
-	wanted := overlayFamilies(c.Overlay)
+	wanted := wantedRules(c)
 	if err := h.removeRules(wanted); err != nil {
 		return err
 	}
-	for _, p := range wanted {
-		rule := netlink.NewRule()
-		rule.Family, rule.Dst, rule.Table, rule.Priority, rule.Protocol = family(p), ipNet(p), routeTable, rulePriority, routeProtocol
-		if err := h.handle.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+	for _, r := range wanted {
+		if err := h.handle.RuleAdd(r.netlink()); err != nil && !errors.Is(err, unix.EEXIST) {
 			return explain("adding a routing rule", err)
 		}
 	}
@@ -54,37 +114,32 @@ func (h *Host) setRules(_ netlink.Link, c Config) error {
 }
 
 // removeRules removes our rules but those to keep.
-func (h *Host) removeRules(keep []netip.Prefix) error {
-	rules, err := h.handle.RuleList(netlink.FAMILY_ALL)
-	if err != nil {
-		return explain("listing routing rules", err)
-	}
-	kept := make(map[netip.Prefix]bool)
-	for _, p := range keep {
-		kept[p] = true
-	}
-	for _, r := range rules {
-		if r.Table != routeTable || r.Protocol != routeProtocol {
-			continue
+func (h *Host) removeRules(keep []hostRule) error {
+	for _, f := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		rules, err := h.handle.RuleList(f)
+		if err != nil {
+			return explain("listing routing rules", err)
 		}
-		if r.Dst != nil {
-			p, ok := prefixOf(r.Dst)
-			if ok && kept[p] {
+		for _, r := range rules {
+			if r.Protocol != routeProtocol || r.Priority < markPriority || r.Priority > exitPriority || slices.Contains(keep, hostRuleOf(r)) {
 				continue
 			}
-			r.Family = family(p)
-		}
-		if err := h.handle.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
-			return explain("removing a routing rule", err)
+			if err := h.handle.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+				return explain("removing a routing rule", err)
+			}
 		}
 	}
 	return nil
 }
 
-// setRoutes leads each overlay range to the TUN and, when that is gone, nowhere. The fallback goes in first.
+// setRoutes leads each overlay range, and what lies behind peers, to the TUN and, when that is gone, nowhere. The fallback goes in first.
 func (h *Host) setRoutes(link netlink.Link, c Config) error {
-	wanted := overlayFamilies(c.Overlay)
-	if err := h.removeRoutes(wanted); err != nil {
+	all := slices.Concat(c.Overlay, c.Routes)
+	if c.Exit != NoExit {
+		all = append(all, everything...)
+	}
+	wanted, served := usable(all), usable(c.subnets())
+	if err := h.removeRoutes(slices.Concat(wanted, served)); err != nil {
 		return err
 	}
 	have, err := h.ourRoutes()
@@ -93,29 +148,50 @@ func (h *Host) setRoutes(link netlink.Link, c Config) error {
 	}
 	for _, p := range wanted {
 		for _, r := range []*netlink.Route{
-			{Dst: ipNet(p), Table: routeTable, Protocol: routeProtocol, Priority: fallbackMetric, Type: unix.RTN_UNREACHABLE, Family: family(p)},
-			{Dst: ipNet(p), Table: routeTable, Protocol: routeProtocol, Priority: tunMetric, Type: unix.RTN_UNICAST, Family: family(p),
-				LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK},
+			{Priority: fallbackMetric, Type: unix.RTN_UNREACHABLE},
+			{Priority: tunMetric, Type: unix.RTN_UNICAST, LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK},
 		} {
-			if present(have, r, p) {
-				continue
+			if err := h.setRoute(have, r, p); err != nil {
+				return err
 			}
-			if err := h.handle.RouteReplace(r); err != nil {
-				return explain("adding the route to "+p.String(), err)
-			}
+		}
+	}
+	// What this host serves is reached by its own routes, though it lie in a wider network of a peer's, or beyond an exit node.
+	for _, p := range served {
+		if err := h.setRoute(have, &netlink.Route{Priority: tunMetric, Type: unix.RTN_THROW}, p); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// setRoute adds the route to p unless it is there.
+func (h *Host) setRoute(have []netlink.Route, r *netlink.Route, p netip.Prefix) error {
+	if present(have, r, p) {
+		return nil
+	}
+	r.Dst, r.Table, r.Protocol, r.Family = ipNet(p), routeTable, routeProtocol, family(p)
+	return explain("adding the route to "+p.String(), h.handle.RouteReplace(r))
+}
+
 func present(have []netlink.Route, want *netlink.Route, p netip.Prefix) bool {
 	for _, r := range have {
-		q, ok := prefixOf(r.Dst)
-		if ok && q == p && r.Priority == want.Priority && r.Type == want.Type && (want.LinkIndex == 0 || r.LinkIndex == want.LinkIndex) {
+		if routePrefix(r) == p && r.Priority == want.Priority && r.Type == want.Type && (want.LinkIndex == 0 || r.LinkIndex == want.LinkIndex) {
 			return true
 		}
 	}
 	return false
+}
+
+// routePrefix is where a route leads; a default route may come without.
+func routePrefix(r netlink.Route) netip.Prefix {
+	if p, ok := prefixOf(r.Dst); ok {
+		return p
+	}
+	if r.Family == netlink.FAMILY_V6 {
+		return everything[1]
+	}
+	return everything[0]
 }
 
 // ourRoutes lists what is in our table under our tag.
@@ -139,7 +215,7 @@ func (h *Host) removeRoutes(keep []netip.Prefix) error {
 		kept[p] = true
 	}
 	for _, r := range routes {
-		if p, ok := prefixOf(r.Dst); ok && kept[p] {
+		if kept[routePrefix(r)] {
 			continue
 		}
 		if err := h.handle.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -56,6 +56,11 @@ func (c *Client) Logout(ctx context.Context) error {
 	return err
 }
 
+// Set changes what is routed.
+func (c *Client) Set(ctx context.Context, r ChangeRouting) (Status, error) {
+	return ask[Status](ctx, c, http.MethodPost, "set", r)
+}
+
 // Trust accepts a refused peer's new device key.
 func (c *Client) Trust(ctx context.Context, t Trust) error {
 	_, err := ask[struct{}](ctx, c, http.MethodPost, "trust", t)

@@ -1,6 +1,6 @@
 // Package localapi is what the agent and its command line say to each other over a unix socket.
 //
-// It is HTTP with JSON bodies: GET /v1/status and /v1/peers, POST /v1/up, down, logout, why, ping, trust, flows, denials and capture. The
+// It is HTTP with JSON bodies: GET /v1/status and /v1/peers, POST /v1/up, down, set, logout, why, ping, trust, flows, denials and capture. The
 // answers to up and capture are streams, one UpEvent or CaptureEvent a line; those to flows and denials are lists, one entry a line. Any other status than 200 carries {"error": "one sentence"}.
 //
 // Who may ask: root, and the user the agent runs as, by the credentials the kernel gives for each connection; the socket has mode 0600.
@@ -58,6 +58,7 @@ type Status struct {
 	Warnings    []string          `json:"warnings,omitempty"`
 	LoginURL    string            `json:"loginURL,omitempty"`
 	LoginCode   string            `json:"loginCode,omitempty"`
+	Routing     Routing           `json:"routing,omitzero"`
 }
 
 // Allowed is one thing a peer may do, as people read it.
@@ -91,6 +92,8 @@ type Up struct {
 	Coordinator string `json:"coordinator,omitempty"` // join string; empty keeps the one known
 	AuthKey     string `json:"authKey,omitempty"`
 	Hostname    string `json:"hostname,omitempty"`
+
+	Routing ChangeRouting `json:"routing,omitzero"`
 }
 
 // UpEvent is one line of the answer to Up: exactly one field is set; the last has Done or Error.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -45,6 +46,12 @@ func (*fakeAgent) Why(_ context.Context, w Why) (WhyAnswer, error) {
 }
 func (*fakeAgent) Ping(_ context.Context, p Ping) (PingAnswer, error) {
 	return PingAnswer{Name: p.Target, RTT: time.Millisecond}, nil
+}
+func (*fakeAgent) Set(_ context.Context, c ChangeRouting) (Status, error) {
+	if c.Accept == nil || c.Exit != nil || c.SNAT != nil || len(*c.Advertise) != 1 {
+		return Status{}, errors.New("that is not what was asked")
+	}
+	return Status{Routing: Routing{Accepts: *c.Accept}}, nil
 }
 func (a *fakeAgent) Trust(_ context.Context, t Trust) error {
 	a.trusted = append(a.trusted, t.Peer)
@@ -113,6 +120,10 @@ func TestClient(t *testing.T) {
 	}
 	if a, err := c.Ping(ctx, Ping{Target: "db"}); err != nil || a.Name != "db" || a.RTT != time.Millisecond {
 		t.Errorf("Ping: %+v, %v", a, err)
+	}
+	yes, routes := true, []netip.Prefix{netip.MustParsePrefix("10.33.0.0/16")}
+	if s, err := c.Set(ctx, ChangeRouting{Accept: &yes, Advertise: &routes}); err != nil || !s.Routing.Accepts {
+		t.Errorf("Set: %+v, %v", s, err)
 	}
 	if err := c.Down(ctx); err != nil {
 		t.Errorf("Down: %v", err)

@@ -21,6 +21,8 @@ type Agent interface {
 	Logout(ctx context.Context) error
 	Why(ctx context.Context, w Why) (WhyAnswer, error)
 	Ping(ctx context.Context, p Ping) (PingAnswer, error)
+	// Set changes what is routed.
+	Set(ctx context.Context, c ChangeRouting) (Status, error)
 	// Trust accepts the device key that a refused peer shows now.
 	Trust(ctx context.Context, t Trust) error
 	Flows(ctx context.Context, q AskFlows) (Flows, error)
@@ -108,6 +110,7 @@ func routes(agent Agent) http.Handler {
 	mux.HandleFunc("POST /v1/down", answer(nothing(agent.Down)))
 	mux.HandleFunc("POST /v1/logout", answer(nothing(agent.Logout)))
 	mux.HandleFunc("POST /v1/trust", answer(func(ctx context.Context, t Trust) (struct{}, error) { return struct{}{}, agent.Trust(ctx, t) }))
+	mux.HandleFunc("POST /v1/set", answer(agent.Set))
 	mux.HandleFunc("POST /v1/up", func(w http.ResponseWriter, r *http.Request) { serveUp(w, r, agent) })
 	mux.HandleFunc("POST /v1/flows", answerList(func(ctx context.Context, q AskFlows) (FlowTotals, []Flow, error) {
 		f, err := agent.Flows(ctx, q)

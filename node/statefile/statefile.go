@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -50,6 +51,24 @@ type Node struct {
 	// Port is the UDP port the system chose the last time. It is tried again: peers and NATs that know it need not learn another.
 	Port     uint16 `json:"port"`
 	Hostname string `json:"hostname"` // as the user wants it called; empty takes the host's own
+
+	Routing Routing `json:"routing,omitzero"`
+}
+
+// Routing is what the user wants routed: nothing, as the zero Routing.
+type Routing struct {
+	Advertise  []netip.Prefix `json:"advertise,omitempty"`  // networks to serve
+	ExitNode   bool           `json:"exitNode,omitempty"`   // serve the internet, too
+	KeepSource bool           `json:"keepSource,omitempty"` // leave peers' addresses on what is forwarded into networks
+	Accept     bool           `json:"accept,omitempty"`     // use networks behind peers
+	Exit       string         `json:"exit,omitempty"`       // the exit node to use, as the user names it
+	ExitID     acl.NodeID     `json:"exitID,omitempty"`     // which node that was found to be
+	ExitLAN    bool           `json:"exitLAN,omitempty"`    // reach the host's own networks directly all the same
+}
+
+// IsZero reports that nothing is routed.
+func (r Routing) IsZero() bool {
+	return len(r.Advertise) == 0 && !r.ExitNode && !r.KeepSource && !r.Accept && r.Exit == "" && !r.ExitLAN
 }
 
 // Peers is the device key of each peer ever met, by node id.
