@@ -73,6 +73,7 @@ type Coordinator struct {
 	tickets   board
 	nonces    nonces
 	budgets   budgets
+	accused   accused
 	failures  *rate.Limiter // of sign-in failures in the audit log
 	policy    policyKeeper
 	asker     asker
