@@ -268,7 +268,7 @@ func (b *rawBench) checkAnswers(t *testing.T, steps []step, want []string) {
 		}
 		return out
 	}
-	for deadline := time.Now().Add(time.Second); len(beside(judge)) < len(want) && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Second); len(beside(judge)) < len(want) && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		b.collect(judge) // answers are written by another goroutine
 	}
 	var got []string
