@@ -75,6 +75,7 @@ type Coordinator struct {
 	tickets   board
 	nonces    nonces
 	budgets   budgets
+	accused   accused
 	failures  struct{ signIn, token *rate.Limiter } // of those in the audit log
 	policy    policyKeeper
 	asker     asker

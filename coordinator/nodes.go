@@ -33,6 +33,7 @@ type NodeView struct {
 	Quarantined bool         `json:"quarantined"`
 	From        string       `json:"from,omitempty"` // address of its session
 	Peers       int          `json:"peers"`          // how many nodes it may exchange flows with
+	Bypass      *Accusation  `json:"egressBypass,omitempty"`
 }
 
 func (c *Coordinator) view(w *world, n *NodeRow) NodeView {
@@ -41,7 +42,7 @@ func (c *Coordinator) view(w *world, n *NodeRow) NodeView {
 		ID: n.ID, Name: n.Name, Owner: w.login(n), Tags: n.Tags, Addresses: n.Addresses, Device: n.Device.Short(),
 		OS: n.Facts.OS, Version: n.Facts.Version, Hostname: n.Facts.Hostname, Created: n.Created, Expires: n.Expires,
 		Online: online, LastSeen: p.LastSeen, LeaseEnds: p.LeaseEnds, Quarantined: n.Quarantined,
-		Generation: c.ledger.newest(n.ID).Generation, Peers: len(c.mapOf(w, n.ID).peers),
+		Generation: c.ledger.newest(n.ID).Generation, Peers: len(c.mapOf(w, n.ID).peers), Bypass: c.accused.of(n.ID),
 	}
 	if s := c.hub.get(n.ID); s != nil && online {
 		v.From = s.from.String()

@@ -36,7 +36,7 @@ type budget struct {
 	replaced *rate.Limiter // audit records
 
 	mu     sync.Mutex
-	unsaid uint64 // evidence counted but not recorded yet
+	unsaid []unsaid // at most one a peer, oldest first
 }
 
 func (b *budgets) of(id acl.NodeID) *budget {
@@ -243,28 +243,16 @@ func (s *Session) Evidence(ctx context.Context, e protocol.Evidence) error {
 	if w.node(s.node) == nil || !s.c.mapOf(w, s.node).hasPeer(e.Peer) { // the same of strangers and of nobody (R30)
 		return refuse(protocol.CodeBadRequest, "the evidence is about no peer of this node")
 	}
-	count, ok := s.c.budgets.of(s.node).countEvidence(e.Count)
+	s.c.accused.note(e.Peer, Accusation{By: s.actor().Name, Flow: oneLine(e.Flow, 200), At: s.c.now()})
+	said, ok := s.c.budgets.of(s.node).countEvidence(unsaid{e.Peer, e.Count, e.Flow})
 	if !ok {
 		return nil
 	}
 	_, err := s.c.update(ctx, s.actor(), func(ch *change) error {
-		ch.record("node.evidence", string(e.Peer), fmt.Sprintf("%s, %d packets, e.g. %s", e.Kind, count, oneLine(e.Flow, 200)))
+		ch.record("node.evidence", string(said.peer), s.c.describeEvidence(w.node(said.peer), e.Kind, said))
 		return nil
 	})
 	return s.c.outward(ctx, err)
-}
-
-// countEvidence adds n to what is unsaid, and returns it all when it may be recorded now.
-func (b *budget) countEvidence(n uint64) (uint64, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.unsaid += n
-	if !b.evidence.Allow() {
-		return 0, false
-	}
-	all := b.unsaid
-	b.unsaid = 0
-	return all, true
 }
 
 // cleanFacts makes a host's claims fit to be shown: one line each, printable, bounded.

@@ -390,13 +390,20 @@ func TestEvidenceIsRecordedWithinBounds(t *testing.T) {
 	for _, r := range records {
 		if r.Action == "node.evidence" {
 			count++
-			if r.Object != string(b.node()) || r.Detail != "egress-bypass, 2 packets, e.g. tcp [31m to 22" {
+			if r.Object != string(b.node()) || r.Detail != "egress-bypass by b, 2 packets, e.g. tcp [31m to 22" {
 				t.Errorf("record %+v", r)
 			}
 		}
 	}
 	if count == 0 || count > 6 {
 		t.Errorf("100 pieces of evidence made %d records", count)
+	}
+	v, err := n.Node(n.ctx, operator, "b")
+	if err != nil || v.Bypass == nil || v.Bypass.By != "a" || v.Bypass.Flow != "tcp [31m to 22" {
+		t.Errorf("node b is shown as %+v, %v", v.Bypass, err)
+	}
+	if v, err := n.Node(n.ctx, operator, "a"); err != nil || v.Bypass != nil {
+		t.Errorf("node a is shown as %+v, %v", v.Bypass, err)
 	}
 }
 

@@ -180,14 +180,20 @@ func (n *network) joinByURL(node *lab.Node, p *lab.Person, hostname string) {
 // server starts a node that joins with an auth key of the tag.
 func (n *network) server(name, tag string) *lab.Node {
 	n.t.Helper()
-	key, err := n.coordinator.AuthKey(n.ctx, "--tag", tag)
-	n.must(err)
 	node, err := n.host(name).StartNode(n.ctx)
+	n.must(err)
+	n.admit(node, name, tag)
+	return node
+}
+
+// admit has a node join with an auth key of the tag.
+func (n *network) admit(node *lab.Node, name, tag string) {
+	n.t.Helper()
+	key, err := n.coordinator.AuthKey(n.ctx, "--tag", tag)
 	n.must(err)
 	_, err = node.CLI(n.ctx, "up", "--coordinator", n.coordinator.Join, "--auth-key", key, "--hostname", name)
 	n.must(err)
 	n.nodes[name] = node
-	return node
 }
 
 func (n *network) address(node *lab.Node, v6 bool) string {

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Runs every test, with the race detector where a C compiler is there, and says at the end what was skipped and why.
+# PICKET_SOAK=10m makes the policy flip under load for that long.
 set -u
 out=$(mktemp) || exit 1
 trap 'rm -f "$out"' EXIT INT TERM

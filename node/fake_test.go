@@ -44,6 +44,7 @@ type fakeOverlay struct {
 	saved   []byte
 	restore []string       // what was handed to it, and how old that was
 	traffic *filter.Filter // has the rules of the last state
+	caught  []filter.Evidence
 }
 
 func (o *fakeOverlay) Run(ctx context.Context) error {
@@ -101,6 +102,12 @@ func (o *fakeOverlay) Census(limit int) filter.Census {
 	c.Counts = c.Counts[:min(limit, len(c.Counts))]
 	return c
 }
+func (o *fakeOverlay) TakeEvidence() (out []filter.Evidence) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out, o.caught = o.caught, nil
+	return out
+}
 func (o *fakeOverlay) Ping(ctx context.Context, _ acl.NodeID) (time.Duration, netip.AddrPort, error) {
 	return time.Millisecond, netip.MustParseAddrPort("192.0.2.9:41641"), nil
 }
@@ -140,6 +147,7 @@ type fakeSession struct {
 	reports   []protocol.Report
 	receipts  []protocol.Receipt
 	flows     []protocol.Flows
+	evidence  []protocol.Evidence
 	resyncs   int
 	logoutErr error
 	ended     bool
@@ -163,7 +171,12 @@ func (s *fakeSession) Receipt(r protocol.Receipt) {
 	s.receipts = append(s.receipts, r)
 	s.mu.Unlock()
 }
-func (s *fakeSession) Flows(f protocol.Flows)       { s.flows = append(s.flows, f) }
+func (s *fakeSession) Flows(f protocol.Flows) { s.flows = append(s.flows, f) }
+func (s *fakeSession) Evidence(e protocol.Evidence) {
+	s.mu.Lock()
+	s.evidence = append(s.evidence, e)
+	s.mu.Unlock()
+}
 func (s *fakeSession) Resync()                      { s.resyncs++ }
 func (s *fakeSession) Logout(context.Context) error { return s.logoutErr }
 

@@ -75,9 +75,10 @@ type mapState struct {
 	held    held
 	judged  judgement
 	hints   map[acl.NodeID]protocol.Hint
-	inForce bool          // the tunnel was given it
-	owed    time.Time     // when the map came for which a receipt is owed; zero when none is
-	took    time.Duration // from then until it was in force
+	caught  map[acl.NodeID]bypass // nil while there is none
+	inForce bool                  // the tunnel was given it
+	owed    time.Time             // when the map came for which a receipt is owed; zero when none is
+	took    time.Duration         // from then until it was in force
 }
 
 // trouble is what stands in the way, a sentence each; empty when nothing does.
@@ -262,6 +263,7 @@ func (n *Node) tend(ctx context.Context) {
 		}
 		n.settle(0)
 	}
+	n.tellEvidence()
 	if !n.clock.now().Before(n.id.renew) {
 		n.report(false)
 	}

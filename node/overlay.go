@@ -34,6 +34,8 @@ type overlay interface {
 	// Save returns the live flows, for Restore in the agent that is started next; it tells how many of those it cut.
 	Save() []byte
 	Restore(saved []byte, ago time.Duration) (cut int, err error)
+	// TakeEvidence returns what peers were caught at, and forgets it.
+	TakeEvidence() []filter.Evidence
 	// Ping probes the path to a peer.
 	Ping(context.Context, acl.NodeID) (time.Duration, netip.AddrPort, error)
 	// Echo sends an ICMP echo from the own address through the tunnel and waits for its answer.

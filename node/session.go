@@ -28,6 +28,7 @@ type session interface {
 	SetReport(protocol.Report)
 	Receipt(protocol.Receipt)
 	Flows(protocol.Flows)
+	Evidence(protocol.Evidence)
 	Resync()
 	Logout(ctx context.Context) error
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,6 +22,7 @@ type view struct {
 	held     held
 	judged   judgement
 	online   map[acl.NodeID]bool
+	caught   map[acl.NodeID]bypass
 	trouble  trouble
 	contact  contact
 	login    *localapi.Login
@@ -33,7 +35,7 @@ type view struct {
 func (n *Node) publish() {
 	v := &view{
 		over: make(chan struct{}), state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
-		online: make(map[acl.NodeID]bool), trouble: n.trouble, contact: n.contact, login: n.login, leaseEnd: n.leaseEnd(), offset: n.clock.offset,
+		online: make(map[acl.NodeID]bool), caught: maps.Clone(n.map_.caught), trouble: n.trouble, contact: n.contact, login: n.login, leaseEnd: n.leaseEnd(), offset: n.clock.offset,
 	}
 	v.id.Routing = n.routed()
 	for node, hint := range n.map_.hints {
@@ -136,6 +138,9 @@ func (v *view) warnings() []string {
 	}
 	for _, node := range slices.Sorted(maps.Keys(v.judged.refused)) {
 		out = append(out, fmt.Sprintf("the peer %s is refused: %s", names[node], v.judged.refused[node]))
+	}
+	for _, node := range slices.Sorted(maps.Keys(v.caught)) {
+		out = append(out, v.caught[node].sentence(cmp.Or(names[node], string(node))))
 	}
 	for _, s := range v.held.content.Skipped {
 		out = append(out, fmt.Sprintf("%s of the policy allows nothing here: %s", protocol.Printable(string(s.ID)), protocol.Printable(s.Reason)))

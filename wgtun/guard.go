@@ -78,10 +78,10 @@ type judgedReader interface {
 // swap waits for every packet that an older verdict passed.
 func (g *guardedTUN) judge(packet []byte, _, longest int) bool {
 	g.reading.judging()
-	switch g.filter.Egress(packet).Verdict {
-	case filter.Pass:
+	switch verdict := g.filter.Egress(packet).Verdict; {
+	case verdict == filter.Pass, !filtered && hasDestination(packet):
 		return g.outgoing == nil || g.forward(packet, longest)
-	case filter.Reject:
+	case verdict == filter.Reject:
 		g.answer(g.filter.AppendReject(newInjection(), packet))
 	}
 	return false
@@ -113,6 +113,11 @@ func (g *guardedTUN) answer(b []byte) {
 	}
 }
 
+// hasDestination tells whether a packet that nobody judged is long enough for a destination address; only an unfiltered build asks.
+func hasDestination(packet []byte) bool {
+	return len(packet) >= 40 || len(packet) >= 20 && packet[0]>>4 == 4
+}
+
 // writePool holds the slices of slices that Write compacts passed packets into; a shared one would race between peers.
 var writePool = sync.Pool{New: func() any { return new([][]byte) }}
 
@@ -124,7 +129,7 @@ func (g *guardedTUN) Write(bufs [][]byte, offset int) (int, error) {
 	pooled := writePool.Get().(*[][]byte)
 	passed := (*pooled)[:0]
 	for _, b := range bufs {
-		if len(b) > offset && g.filter.Ingress(b[offset:]).Verdict == filter.Pass {
+		if len(b) > offset && (g.filter.Ingress(b[offset:]).Verdict == filter.Pass || !filtered) {
 			passed = append(passed, b)
 		}
 	}

@@ -107,6 +107,9 @@ func (t *Tunnel) Run(ctx context.Context) error {
 	if !t.start() {
 		return errors.New("run tunnel: it has run before")
 	}
+	if !filtered {
+		t.logger.Error("this build refuses nothing: it was made with the tag picket_unfiltered, for tests against it, and must not be used")
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var tasks sync.WaitGroup

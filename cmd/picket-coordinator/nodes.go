@@ -21,7 +21,8 @@ func nodesCommand() *cli.Command {
 		HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			{Name: "list", Usage: "list every node", Flags: common, Action: listNodes,
-				Description: "Example:\n\n   picket-coordinator nodes list --json"},
+				Description: "A node marked egress-bypass has sent what its own filter must refuse, a peer says: quarantine it and look at its machine. " +
+					"Nothing of it passed.\n\nExample:\n\n   picket-coordinator nodes list --json"},
 			{Name: "show", Usage: "show one node in full", ArgsUsage: "NODE", Flags: common, Action: showNode, BashComplete: nodeNames,
 				Description: "NODE is a name or an id.\n\nExample:\n\n   picket-coordinator nodes show web-1"},
 			{Name: "rename", Usage: "give a node another name", ArgsUsage: "NODE NAME", Flags: changing, Action: renameNode, BashComplete: nodeNames,
@@ -66,7 +67,18 @@ func presence(n coordinator.NodeView) string {
 	if n.Quarantined {
 		seen += ", quarantined"
 	}
+	if n.Bypass != nil {
+		seen += ", egress-bypass " + ago(n.Bypass.At)
+	}
 	return seen
+}
+
+// bypass says who has seen the node send what its own filter must refuse.
+func bypass(a *coordinator.Accusation) string {
+	if a == nil {
+		return "not seen"
+	}
+	return fmt.Sprintf("%s says so, %s: e.g. %s (picket-coordinator audit list has them all)", a.By, ago(a.At), dash(a.Flow))
 }
 
 func showNode(c *cli.Context) error {
@@ -93,6 +105,7 @@ func showNode(c *cli.Context) error {
 			{"joined", clock(n.Created)},
 			{"login expires", clock(n.Expires)},
 			{"peers", strconv.Itoa(n.Peers)},
+			{"egress-bypass", bypass(n.Bypass)},
 		})
 	})
 }

@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"picket.internal/coordinator"
 	"picket.internal/coordinator/protocol"
 )
 
@@ -142,6 +144,7 @@ func TestHostileHostNames(t *testing.T) {
 			tk := w.api.ticket("t1")
 			tk.view.Hostname, tk.view.OS, tk.view.Device = c.hostname, c.hostname, c.hostname
 			w.api.nodes[0].Hostname, w.api.nodes[0].OS, w.api.nodes[0].Version = c.hostname, c.hostname, c.hostname
+			w.api.nodes[0].Bypass = &coordinator.Accusation{By: c.hostname, Flow: c.hostname, At: time.Now()}
 			w.api.record("node "+c.hostname, "node.join", c.hostname, c.hostname)
 			p := w.signedIn(adminLogin)
 			for _, a := range []got{p.get("/join/t1"), p.get("/nodes/n1"), p.post("/join/t1/deny")} {
@@ -150,6 +153,8 @@ func TestHostileHostNames(t *testing.T) {
 					t.Errorf("the page holds %q:\n%s", c.never, a.body)
 				}
 			}
+			p.get("/nodes/n1").want(t, http.StatusOK, "Egress bypass")
+			p.get("/nodes/n2").lacks(t, "Egress bypass")
 			if name != "300 letters" { // the log shows longer texts
 				if a := p.get("/audit"); strings.Contains(a.body, c.never) {
 					t.Errorf("the log's page holds %q:\n%s", c.never, a.body)

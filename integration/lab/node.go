@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"picket.internal/node/localapi"
 )
 
 // Node is an agent on a host.
@@ -22,15 +24,22 @@ type Node struct {
 	SOCKS5 string // proxy address in a rootless world
 	args   []string
 	socket string
+	local  *localapi.Client
 }
 
 // StartNode starts the agent on host with further arguments of `run`, and waits until its socket answers.
 func (h *Host) StartNode(ctx context.Context, args ...string) (*Node, error) {
+	return h.StartProgram(ctx, "picket", args...)
+}
+
+// StartProgram is StartNode with another build of the agent, from the folder with the programs.
+func (h *Host) StartProgram(ctx context.Context, program string, args ...string) (*Node, error) {
 	n := &Node{Host: h, socket: filepath.Join(h.Dir, "picket.sock")}
-	n.args = []string{filepath.Join(h.world.config.Bin, "picket"), "run", "--state", filepath.Join(h.Dir, "state"), "--socket", n.socket}
+	n.local = localapi.NewClient(n.socket)
+	n.args = []string{filepath.Join(h.world.config.Bin, program), "run", "--state", filepath.Join(h.Dir, "state"), "--socket", n.socket}
 	if h.ns != nil {
 		// Hosts share one file system, and so one folder of WireGuard sockets, which are named after the devices.
-		n.args = append(n.args, "--tun", "pk-"+h.Name[:min(len(h.Name), 12)])
+		n.args = append(n.args, "--tun", h.tun())
 	} else {
 		port, err := h.freePort()
 		if err != nil {
@@ -41,6 +50,16 @@ func (h *Host) StartNode(ctx context.Context, args ...string) (*Node, error) {
 	}
 	n.args = append(n.args, args...)
 	return n, n.Start(ctx)
+}
+
+func (h *Host) tun() string { return "pk-" + h.Name[:min(len(h.Name), 12)] }
+
+// Interface is the name of the node's TUN; privileged worlds only.
+func (n *Node) Interface() string { return n.Host.tun() }
+
+// Status asks the agent, as `picket status` does, but without a process.
+func (n *Node) Status(ctx context.Context) (localapi.Status, error) {
+	return n.local.Status(ctx)
 }
 
 // Start starts the agent (again) and waits until its socket answers.

@@ -176,6 +176,7 @@ func TestEvidence(t *testing.T) {
 		if got := f.TakeEvidence(); len(got) != 0 {
 			t.Fatalf("evidence of nothing: %v", got)
 		}
+		advance(f, settling)
 		start := time.Now()
 		for i := range 5 {
 			refused(t, "UDP", f.Ingress(udp(at(alice4, uint16(1000+i)), at(self4, 99), 1)), ReasonNoRule)

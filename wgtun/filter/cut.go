@@ -70,6 +70,7 @@ func (f *Filter) Swap(p *Policy) []Cut {
 	defer f.mu.Unlock()
 	now := f.clock.readAwake()
 	r := f.prepare(p)
+	r.succeed(f.rules.Load(), now)
 	lease := len(r.sets) > 0 && now >= r.notAfter.Load()
 	// The pointer first, each shard's lock after: see the package comment.
 	f.rules.Store(r)

@@ -16,6 +16,8 @@ type ruling struct {
 	sets       []*ruleset
 	deny       map[acl.NodeID]struct{}
 	notAfter   atomic.Int64 // the lease, moved by Extend
+	since      int64        // in force from then on
+	before     atomic.Pointer[ruling]
 }
 
 // lapsed says why nothing passes any more.
@@ -157,7 +159,7 @@ func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) Reason {
 	q := o.k.question(o.dir)
 	j := r.judge(q, now)
 	if j.reason != ReasonNone {
-		if r.proves(j.reason, o.dir) {
+		if r.proves(j.reason, o.dir) && r.refusedThroughout(q, o.k.remotePort(), now) {
 			j.peer.note(q, r.generation, now)
 		}
 		return j.reason

@@ -67,8 +67,8 @@ func (g *registry) prune(r *ruling) {
 	}
 }
 
-// Evidence counts what a peer sent that a correct peer under the same rules would have refused itself. A few packets around a change of
-// rules, or a late UDP answer, are not proof: look at Count, and at how long it goes on.
+// Evidence counts what a peer sent that a correct peer would have refused itself, by these rules and by all that were in force in the 5 s before.
+// What may be the late answer to a datagram is not counted.
 type Evidence struct {
 	Node        acl.NodeID
 	Count       uint64

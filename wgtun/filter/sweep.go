@@ -15,6 +15,7 @@ func (f *Filter) Sweep() []Cut {
 	defer f.mu.Unlock()
 	now := f.clock.readAwake()
 	r := f.rules.Load()
+	r.trim(now)
 	lapsed := now >= r.notAfter.Load()
 	var cuts [numShards][]Cut
 	for i := range f.table.shards {

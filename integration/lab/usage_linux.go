@@ -1,0 +1,41 @@
+//go:build linux
+
+package lab
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Usage is what a process holds (proc(5)).
+type Usage struct {
+	Files, Threads int
+	Memory         int // resident bytes
+}
+
+// Usage reads what the process holds now.
+func (p *Process) Usage() (Usage, error) {
+	dir := fmt.Sprintf("/proc/%d", p.Cmd.Process.Pid)
+	files, err := os.ReadDir(dir + "/fd")
+	if err != nil {
+		return Usage{}, err
+	}
+	text, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return Usage{}, err
+	}
+	u := Usage{Files: len(files)}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
+		switch name {
+		case "Threads":
+			u.Threads = n
+		case "VmRSS":
+			u.Memory = n << 10
+		}
+	}
+	return u, nil
+}
