@@ -109,23 +109,25 @@ func joined(control []byte) int {
 		if err != nil {
 			return 0
 		}
-		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 2 {
-			return int(binary.NativeEndian.Uint16(data))
+		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4 { // a C int, udp(7)
+			return int(binary.NativeEndian.Uint32(data))
 		}
 		control = rest
 	}
 	return 0
 }
 
-// apart copies the datagrams of a message into buffers of their own, and returns how many; what finds no room is lost.
+// apart copies the datagrams of a message into buffers of their own, and returns how many; what finds no room is lost. An empty message is
+// one empty datagram: whoever sends them does not keep receive from returning what else is there.
 func apart(message []byte, segment int, bufs [][]byte, sizes []int, eps []conn.Endpoint, from *endpoint) (n int) {
 	if segment <= 0 {
 		segment = max(1, len(message))
 	}
-	for ; n < len(bufs) && len(message) > 0; n++ {
+	for more := true; more && n < len(bufs); n++ {
 		one := message[:min(segment, len(message))]
 		message = message[len(one):]
 		sizes[n], eps[n] = copy(bufs[n], one), from
+		more = len(message) > 0
 	}
 	return n
 }
@@ -140,11 +142,10 @@ type sender struct {
 	err      error
 }
 
-// message is struct mmsghdr (sendmmsg(2)).
+// message is struct mmsghdr (sendmmsg(2)), which C and Go pad alike: to 8 bytes on systems of 64 bits, not at all on those of 32.
 type message struct {
 	unix.Msghdr
 	sent uint32
-	_    [4]byte
 }
 
 func newSender() *sender {
