@@ -157,12 +157,12 @@ func newSender() *sender {
 }
 
 // send sends bufs, at most BatchSize. What the kernel does not cut goes out uncut: it says EIO where the interface cannot make checksums
-// (udp_send_skb in Linux), from then on for all, and EINVAL or EMSGSIZE where the path takes only smaller datagrams, from then on for this address.
+// (udp_send_skb in Linux), from then on for all, and EINVAL or EMSGSIZE where the path takes only smaller datagrams, for cutAgain for this address.
 func (s *socket) send(bufs [][]byte, to *endpoint) error {
 	x := s.senders.Get().(*sender)
 	defer s.senders.Put(x)
 	defer x.reset()
-	x.prepare(bufs, to, s.cutting.Load() && !to.uncut.Load())
+	x.prepare(bufs, to, s.cutting.Load() && !to.uncut())
 	err := s.flush(x)
 	switch {
 	case !x.refused:
@@ -170,7 +170,7 @@ func (s *socket) send(bufs [][]byte, to *endpoint) error {
 	case errors.Is(err, unix.EIO):
 		s.cutting.Store(false)
 	default:
-		to.uncut.Store(true)
+		to.leaveUncut()
 	}
 	sent := x.datagrams()
 	x.reset()

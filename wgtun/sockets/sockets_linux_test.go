@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -168,12 +169,31 @@ func TestTooLongToCut(t *testing.T) {
 			if got, _ := b.take(t, len(sent)); !slices.EqualFunc(got, sent, bytes.Equal) {
 				t.Error("other datagrams received than sent")
 			}
-			if !ep.uncut.Load() {
+			if !ep.uncut() {
 				t.Error("the next batch will be tried the same way")
 			}
 		}
 	})
 	group.Wait()
+}
+
+// Or one forged word of a path's MTU would cost speed until the peer moves.
+func TestCuttingIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEndpoint(netip.MustParseAddrPort("192.0.2.1:9"))
+		if e.uncut() {
+			t.Error("not tried at first")
+		}
+		e.leaveUncut()
+		time.Sleep(cutAgain - time.Second)
+		if !e.uncut() {
+			t.Error("tried too early")
+		}
+		time.Sleep(time.Second)
+		if e.uncut() {
+			t.Error("never tried again")
+		}
+	})
 }
 
 func TestClosedBind(t *testing.T) {
