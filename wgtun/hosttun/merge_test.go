@@ -120,6 +120,13 @@ func segments(n, size int, v6 bool) (pkts [][]byte) {
 	return pkts
 }
 
+// fragment makes a packet the first of two fragments.
+func fragment(pkt []byte) {
+	pkt[6] = 0x20
+	pkt[10], pkt[11] = 0, 0
+	binary.BigEndian.PutUint16(pkt[10:], ^slowSum(0, pkt[:20]))
+}
+
 func TestWhatIsJoined(t *testing.T) {
 	datagrams := func(sizes ...int) (pkts [][]byte) {
 		for i, n := range sizes {
@@ -155,6 +162,7 @@ func TestWhatIsJoined(t *testing.T) {
 		"urgent":                  {changed(1, func(p []byte) { p[33] |= 0x20 }), []int{1, 1, 2}},
 		"other window":            {changed(2, func(p []byte) { p[34] ^= 1 }), []int{2, 1, 1}},
 		"other acknowledgment":    {changed(2, func(p []byte) { p[31] ^= 1 }), []int{2, 1, 1}},
+		"a fragment between":      {func() [][]byte { p := datagrams(100, 100, 100); fragment(p[1]); return p }(), []int{1, 1, 1}},
 		"congestion experienced":  {changed(2, func(p []byte) { p[1] = 3 }), []int{2, 1, 1}},
 		"other hops":              {changed(2, func(p []byte) { p[8]-- }), []int{2, 1, 1}},
 		"damaged":                 {func() [][]byte { p := segments(3, 100, false); p[1][50] ^= 1; return p }(), []int{1, 1, 1}},
@@ -171,6 +179,13 @@ func TestWhatIsJoined(t *testing.T) {
 			}
 			if !slices.Equal(runs, c.runs) {
 				t.Errorf("runs of %v packets, want %v", runs, c.runs)
+			}
+			m.reset()
+			for _, p := range segments(3, 100, false) {
+				m.add(p)
+			}
+			if len(m.runs) != 1 {
+				t.Errorf("of the next batch %d runs", len(m.runs))
 			}
 		})
 	}
