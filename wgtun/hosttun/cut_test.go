@@ -84,8 +84,9 @@ func TestLyingHeaderIsRefused(t *testing.T) {
 		return append(h.bytes(), pkt...)
 	}
 	none := func(*header) {}
-	first := tcp.bytes()
+	first := spec{from: 1, to: 2, flags: tcpACK, data: make([]byte, 3004)}.bytes() // fragments are of multiples of 8
 	fragment(first)
+	udp := spec{udp: true, from: 1, to: 2, data: make([]byte, 3000)}.bytes()
 	if _, err := open(lie(none, tcp.bytes())); err != nil {
 		t.Fatalf("the truth is refused: %v", err)
 	}
@@ -95,12 +96,14 @@ func TestLyingHeaderIsRefused(t *testing.T) {
 		"the sum begins earlier":    lie(func(h *header) { h.csumStart = 12 }, tcp.bytes()),
 		"no length":                 lie(func(h *header) { h.segment = 0 }, tcp.bytes()),
 		"UDP, they say":             lie(func(h *header) { h.gso = gsoUDP }, tcp.bytes()),
+		"TCP, they say":             lie(none, udp),
 		"IPv6, they say":            lie(func(h *header) { h.gso = gsoTCPv6 }, tcp.bytes()),
 		"a kind of old":             lie(func(h *header) { h.gso = 3 }, tcp.bytes()),
 		"with congestion marks":     lie(func(h *header) { h.gso |= 0x80 }, tcp.bytes()),
 		"a fragment":                lie(none, first),
 		"nothing to cut":            lie(none, spec{from: 1, to: 2, flags: tcpACK}.bytes()),
 		"a sum outside":             lie(func(h *header) { h.gso, h.csumOffset = gsoNone, 60000 }, tcp.bytes()),
+		"half a sum":                lie(func(h *header) { h.gso, h.csumOffset = gsoNone, 3019 }, tcp.bytes()),
 		"a sum behind the last":     lie(func(h *header) { h.gso, h.csumStart = gsoNone, 65535 }, tcp.bytes()),
 		"no packet":                 lie(none, nil),
 		"half a header":             lie(none, nil)[:5],

@@ -163,7 +163,7 @@ func (b *run) takes(r *run, pkt []byte) bool {
 }
 
 // sameHeaders compares all that differs between packets of a flow only when they must not be joined: traffic class, hops, the fragment bits,
-// and of TCP acknowledgment, window and options.
+// and of TCP acknowledgment, window, urgent pointer and options.
 func sameHeaders(a, b []byte, l4, payload int, tcp bool) bool {
 	if a[0]>>4 == 6 {
 		if a[0] != b[0] || !bytes.Equal(a[1:4], b[1:4]) || a[7] != b[7] {
@@ -172,7 +172,7 @@ func sameHeaders(a, b []byte, l4, payload int, tcp bool) bool {
 	} else if a[1] != b[1] || a[6] != b[6] || a[8] != b[8] {
 		return false
 	}
-	return !tcp || bytes.Equal(a[l4+8:l4+13], b[l4+8:l4+13]) && bytes.Equal(a[l4+14:l4+16], b[l4+14:l4+16]) && bytes.Equal(a[l4+tcpHeader:payload], b[l4+tcpHeader:payload])
+	return !tcp || bytes.Equal(a[l4+8:l4+13], b[l4+8:l4+13]) && bytes.Equal(a[l4+14:l4+16], b[l4+14:l4+16]) && bytes.Equal(a[l4+18:payload], b[l4+18:payload])
 }
 
 func (b *run) intact(pkt []byte) bool {
