@@ -15,6 +15,17 @@ const (
 	tcpFIN, tcpPSH, tcpACK, tcpCWR = 0x01, 0x08, 0x10, 0x80
 )
 
+// give writes packet i of those that it is cut into to dst and returns its length; 0 when dst is too short.
+func (w *whole) give(i int, dst []byte) int {
+	switch {
+	case w.segment > 0:
+		return w.cut(i, dst)
+	case len(w.pkt) > len(dst): // a part of it would not be what was judged
+		return 0
+	}
+	return copy(dst, w.pkt)
+}
+
 // cut writes segment i (RFC 9293 for TCP; Linux's UDP_SEGMENT for UDP) into dst and returns its length; 0 when dst is too short.
 func (w *whole) cut(i int, dst []byte) int {
 	from := w.payload + i*w.segment

@@ -84,10 +84,9 @@ func TestLyingHeaderIsRefused(t *testing.T) {
 		return append(h.bytes(), pkt...)
 	}
 	none := func(*header) {}
-	fragment := tcp.bytes()
-	fragment[6] = 0x20
-	fragment[10], fragment[11] = 0, 0
-	binary.BigEndian.PutUint16(fragment[10:], ^slowSum(0, fragment[:20]))
+	first := spec{from: 1, to: 2, flags: tcpACK, data: make([]byte, 3004)}.bytes() // fragments are of multiples of 8
+	fragment(first)
+	udp := spec{udp: true, from: 1, to: 2, data: make([]byte, 3000)}.bytes()
 	if _, err := open(lie(none, tcp.bytes())); err != nil {
 		t.Fatalf("the truth is refused: %v", err)
 	}
@@ -97,12 +96,14 @@ func TestLyingHeaderIsRefused(t *testing.T) {
 		"the sum begins earlier":    lie(func(h *header) { h.csumStart = 12 }, tcp.bytes()),
 		"no length":                 lie(func(h *header) { h.segment = 0 }, tcp.bytes()),
 		"UDP, they say":             lie(func(h *header) { h.gso = gsoUDP }, tcp.bytes()),
+		"TCP, they say":             lie(none, udp),
 		"IPv6, they say":            lie(func(h *header) { h.gso = gsoTCPv6 }, tcp.bytes()),
 		"a kind of old":             lie(func(h *header) { h.gso = 3 }, tcp.bytes()),
 		"with congestion marks":     lie(func(h *header) { h.gso |= 0x80 }, tcp.bytes()),
-		"a fragment":                lie(none, fragment),
+		"a fragment":                lie(none, first),
 		"nothing to cut":            lie(none, spec{from: 1, to: 2, flags: tcpACK}.bytes()),
 		"a sum outside":             lie(func(h *header) { h.gso, h.csumOffset = gsoNone, 60000 }, tcp.bytes()),
+		"half a sum":                lie(func(h *header) { h.gso, h.csumOffset = gsoNone, 3019 }, tcp.bytes()),
 		"a sum behind the last":     lie(func(h *header) { h.gso, h.csumStart = gsoNone, 65535 }, tcp.bytes()),
 		"no packet":                 lie(none, nil),
 		"half a header":             lie(none, nil)[:5],
@@ -120,8 +121,18 @@ func TestCutIntoTooShortBuffer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := w.cut(0, make([]byte, 1039)); n != 0 {
+	if n := w.give(0, make([]byte, 1039)); n != 0 {
 		t.Errorf("cut %d bytes into 1039", n)
+	}
+	w, err = open(append(make([]byte, headerSize), spec{from: 1, to: 2, flags: tcpACK, data: make([]byte, 1000)}.bytes()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := w.give(0, make([]byte, 1039)); n != 0 {
+		t.Errorf("gave %d bytes of 1040", n)
+	}
+	if n := w.give(0, make([]byte, 1040)); n != 1040 {
+		t.Errorf("gave %d bytes of 1040", n)
 	}
 }
 

@@ -95,7 +95,7 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 
 // ReadJudged waits for a packet, reads what else is there as far as bufs reach, and fills bufs from offset on with what the judge
 // passes, cut. It returns 0 when the judge passed nothing of what it was shown. What was judged is returned at once: nothing that has passed
-// waits for a later call.
+// waits for a later call, nor for more than a batch of packets that do not pass.
 func (d *Device) ReadJudged(bufs [][]byte, sizes []int, offset int, judge Judge) (n int, err error) {
 	b := reading{bufs: bufs, sizes: sizes, offset: offset, judge: judge}
 	if d.held > 0 {
@@ -103,7 +103,7 @@ func (d *Device) ReadJudged(bufs [][]byte, sizes []int, offset int, judge Judge)
 		d.held = 0
 	}
 	rawErr := d.raw.Read(func(fd uintptr) bool {
-		for b.n < len(bufs) {
+		for reads := 0; b.n < len(bufs) && reads < len(bufs); reads++ {
 			var m int
 			m, err = unix.Read(int(fd), d.stage)
 			switch {
@@ -160,12 +160,7 @@ func (d *Device) take(b *reading, m int) bool {
 		return true
 	}
 	for i := 0; i < count && b.n < len(b.bufs); i++ { // what is cut into more than a whole batch is not sent whole: TCP will notice
-		room := b.bufs[b.n][b.offset:]
-		if w.segment == 0 {
-			b.sizes[b.n] = copy(room, w.pkt)
-		} else {
-			b.sizes[b.n] = w.cut(i, room)
-		}
+		b.sizes[b.n] = w.give(i, b.bufs[b.n][b.offset:])
 		b.n++
 	}
 	return true

@@ -214,6 +214,45 @@ func TestRefusedPacketsDoNotHoldReadBack(t *testing.T) {
 	})
 }
 
+// queue is a Device whose TUN holds so many small packets, each a datagram to port 1, 2 and so on.
+func queue(t *testing.T, n int) *Device {
+	t.Helper()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, out := os.NewFile(uintptr(ends[0]), "in"), os.NewFile(uintptr(ends[1]), "out")
+	t.Cleanup(func() { in.Close(); out.Close() })
+	d := &Device{stage: make([]byte, maxRead)}
+	if d.raw, err = out.SyscallConn(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		pkt := spec{udp: true, from: 1, to: uint16(i + 1)}.bytes()
+		if _, err := unix.Write(ends[0], append(make([]byte, headerSize), pkt...)); err != nil {
+			t.Fatalf("packet %d: %v", i, err)
+		}
+	}
+	return d
+}
+
+// A program that sends refused packets faster than they are read would hold back what has passed, and with it Apply, which waits for that.
+func TestReadEndsThoughRefusedPacketsGoOn(t *testing.T) {
+	const all = conn.IdealBatchSize + 50
+	d := queue(t, all)
+	bufs, sizes := buffers()
+	judged := 0
+	for i, want := range []struct{ n, judged int }{{1, conn.IdealBatchSize}, {0, all}} {
+		n, err := d.ReadJudged(bufs, sizes, room, func(pkt []byte, _, _ int) bool {
+			judged++
+			return pkt[23] == 1
+		})
+		if n != want.n || judged != want.judged || err != nil {
+			t.Fatalf("read %d: %d packets, %d judged so far, %v; want %v", i, n, judged, err, want)
+		}
+	}
+}
+
 func TestHostTakesJoinedPackets(t *testing.T) {
 	inNamespace(t, func() {
 		d := upDevice(t)

@@ -39,8 +39,9 @@ type flow struct {
 
 // merger joins packets into runs, in the order of their flows. A flow's packets stay in order; between flows, order does not matter.
 type merger struct {
-	udp  bool // the kernel takes UDP runs
-	runs []run
+	udp    bool // the kernel takes UDP runs
+	runs   []run
+	closed int // so many of runs take nothing more: behind them came a packet whose flow is not read, and may be theirs
 }
 
 func (m *merger) reset() {
@@ -48,7 +49,7 @@ func (m *merger) reset() {
 		clear(m.runs[i].pkts)
 		m.runs[i].pkts = m.runs[i].pkts[:0]
 	}
-	m.runs = m.runs[:0]
+	m.runs, m.closed = m.runs[:0], 0
 }
 
 // add takes the next packet. It keeps it, and may change the first of a run.
@@ -57,6 +58,7 @@ func (m *merger) add(pkt []byte) {
 	r.whole = len(pkt)
 	if !m.describe(r, pkt) {
 		m.push(r, pkt)
+		m.closed = len(m.runs)
 		return
 	}
 	if before := m.before(&r.flow); before != nil && r.open && before.takes(r, pkt) {
@@ -89,7 +91,7 @@ func (m *merger) push(r *run, pkt []byte) { r.pkts = append(r.pkts, pkt) }
 
 // before is the last run of a flow, apart from the newest run of all.
 func (m *merger) before(f *flow) *run {
-	for i := len(m.runs) - 2; i >= max(0, len(m.runs)-2-maxLookBack); i-- {
+	for i := len(m.runs) - 2; i >= max(m.closed, len(m.runs)-2-maxLookBack); i-- {
 		if m.runs[i].flow == *f {
 			return &m.runs[i]
 		}
@@ -161,7 +163,7 @@ func (b *run) takes(r *run, pkt []byte) bool {
 }
 
 // sameHeaders compares all that differs between packets of a flow only when they must not be joined: traffic class, hops, the fragment bits,
-// and of TCP acknowledgment, window and options.
+// and of TCP acknowledgment, window, urgent pointer and options.
 func sameHeaders(a, b []byte, l4, payload int, tcp bool) bool {
 	if a[0]>>4 == 6 {
 		if a[0] != b[0] || !bytes.Equal(a[1:4], b[1:4]) || a[7] != b[7] {
@@ -170,7 +172,7 @@ func sameHeaders(a, b []byte, l4, payload int, tcp bool) bool {
 	} else if a[1] != b[1] || a[6] != b[6] || a[8] != b[8] {
 		return false
 	}
-	return !tcp || bytes.Equal(a[l4+8:l4+13], b[l4+8:l4+13]) && bytes.Equal(a[l4+14:l4+16], b[l4+14:l4+16]) && bytes.Equal(a[l4+tcpHeader:payload], b[l4+tcpHeader:payload])
+	return !tcp || bytes.Equal(a[l4+8:l4+13], b[l4+8:l4+13]) && bytes.Equal(a[l4+14:l4+16], b[l4+14:l4+16]) && bytes.Equal(a[l4+18:payload], b[l4+18:payload])
 }
 
 func (b *run) intact(pkt []byte) bool {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,9 +17,13 @@ type endpoint struct {
 	netip.AddrPort
 	name [unix.SizeofSockaddrInet6]byte // struct sockaddr_in or sockaddr_in6
 	size uint32
-	// uncut says that the path does not take datagrams which the kernel has to cut: they are too long for it.
-	uncut atomic.Bool
+	// uncutUntil is how long the kernel is given no datagrams to cut, in Unix nanoseconds: the path took only shorter ones.
+	uncutUntil atomic.Int64
 }
+
+// cutAgain is how long a path is remembered that did not take datagrams cut by the kernel. What the system knows of a path's MTU, it keeps so
+// long as well (net.ipv4.route.mtu_expires), and a stranger's forged word of it no longer.
+const cutAgain = 10 * time.Minute
 
 var _ conn.Endpoint = (*endpoint)(nil)
 
@@ -63,6 +68,13 @@ func readName(name []byte) netip.AddrPort {
 	}
 	return netip.AddrPort{}
 }
+
+func (e *endpoint) uncut() bool {
+	until := e.uncutUntil.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
+
+func (e *endpoint) leaveUncut() { e.uncutUntil.Store(time.Now().Add(cutAgain).UnixNano()) }
 
 // pointer is the kernel's form of the address.
 func (e *endpoint) pointer() *byte { return (*byte)(unsafe.Pointer(&e.name)) }

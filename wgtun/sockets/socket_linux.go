@@ -109,23 +109,25 @@ func joined(control []byte) int {
 		if err != nil {
 			return 0
 		}
-		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 2 {
-			return int(binary.NativeEndian.Uint16(data))
+		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4 { // a C int, udp(7)
+			return int(binary.NativeEndian.Uint32(data))
 		}
 		control = rest
 	}
 	return 0
 }
 
-// apart copies the datagrams of a message into buffers of their own, and returns how many; what finds no room is lost.
+// apart copies the datagrams of a message into buffers of their own, and returns how many; what finds no room is lost. An empty message is
+// one empty datagram: whoever sends them does not keep receive from returning what else is there.
 func apart(message []byte, segment int, bufs [][]byte, sizes []int, eps []conn.Endpoint, from *endpoint) (n int) {
 	if segment <= 0 {
 		segment = max(1, len(message))
 	}
-	for ; n < len(bufs) && len(message) > 0; n++ {
+	for more := true; more && n < len(bufs); n++ {
 		one := message[:min(segment, len(message))]
 		message = message[len(one):]
 		sizes[n], eps[n] = copy(bufs[n], one), from
+		more = len(message) > 0
 	}
 	return n
 }
@@ -140,11 +142,10 @@ type sender struct {
 	err      error
 }
 
-// message is struct mmsghdr (sendmmsg(2)).
+// message is struct mmsghdr (sendmmsg(2)), which C and Go pad alike: to 8 bytes on systems of 64 bits, not at all on those of 32.
 type message struct {
 	unix.Msghdr
 	sent uint32
-	_    [4]byte
 }
 
 func newSender() *sender {
@@ -156,12 +157,12 @@ func newSender() *sender {
 }
 
 // send sends bufs, at most BatchSize. What the kernel does not cut goes out uncut: it says EIO where the interface cannot make checksums
-// (udp_send_skb in Linux), from then on for all, and EINVAL or EMSGSIZE where the path takes only smaller datagrams, from then on for this address.
+// (udp_send_skb in Linux), from then on for all, and EINVAL or EMSGSIZE where the path takes only smaller datagrams, for cutAgain for this address.
 func (s *socket) send(bufs [][]byte, to *endpoint) error {
 	x := s.senders.Get().(*sender)
 	defer s.senders.Put(x)
 	defer x.reset()
-	x.prepare(bufs, to, s.cutting.Load() && !to.uncut.Load())
+	x.prepare(bufs, to, s.cutting.Load() && !to.uncut())
 	err := s.flush(x)
 	switch {
 	case !x.refused:
@@ -169,7 +170,7 @@ func (s *socket) send(bufs [][]byte, to *endpoint) error {
 	case errors.Is(err, unix.EIO):
 		s.cutting.Store(false)
 	default:
-		to.uncut.Store(true)
+		to.leaveUncut()
 	}
 	sent := x.datagrams()
 	x.reset()

@@ -2,6 +2,7 @@ package sockets
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +13,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
@@ -166,12 +169,31 @@ func TestTooLongToCut(t *testing.T) {
 			if got, _ := b.take(t, len(sent)); !slices.EqualFunc(got, sent, bytes.Equal) {
 				t.Error("other datagrams received than sent")
 			}
-			if !ep.uncut.Load() {
+			if !ep.uncut() {
 				t.Error("the next batch will be tried the same way")
 			}
 		}
 	})
 	group.Wait()
+}
+
+// Or one forged word of a path's MTU would cost speed until the peer moves.
+func TestCuttingIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEndpoint(netip.MustParseAddrPort("192.0.2.1:9"))
+		if e.uncut() {
+			t.Error("not tried at first")
+		}
+		e.leaveUncut()
+		time.Sleep(cutAgain - time.Second)
+		if !e.uncut() {
+			t.Error("tried too early")
+		}
+		time.Sleep(time.Second)
+		if e.uncut() {
+			t.Error("never tried again")
+		}
+	})
 }
 
 func TestClosedBind(t *testing.T) {
@@ -242,5 +264,53 @@ func BenchmarkSend(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// What is empty counts as received: otherwise whoever sends nothing but that would hold back what else has come, as long as he goes on.
+func TestEmptyDatagramsEndAReceiveToo(t *testing.T) {
+	a, b := openAt(t, "127.0.0.1"), openAt(t, "127.0.0.1")
+	stranger, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(b.at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	const empty = 300
+	for i := range empty {
+		if i == 0 {
+			if err := a.Send([][]byte{{7}}, b.endpoint(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := stranger.Write(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, _ := b.take(t, 1)
+	if !bytes.Equal(got[0], []byte{7}) || len(got) >= empty {
+		t.Errorf("%d datagrams in the first receive, the first of them %x", len(got), got[0])
+	}
+	rest, from := b.take(t, empty+1-len(got))
+	if len(got)+len(rest) != empty+1 || from[0] != stranger.LocalAddr().(*net.UDPAddr).AddrPort() {
+		t.Errorf("%d datagrams in all, from %v", len(got)+len(rest), from[0])
+	}
+}
+
+// struct mmsghdr is read by the kernel one behind the other.
+func TestMessagesLieAsTheKernelReadsThem(t *testing.T) {
+	const word = unsafe.Sizeof(uintptr(0))
+	if got, want := unsafe.Sizeof(message{}), (unsafe.Sizeof(unix.Msghdr{})+4+word-1)&^(word-1); got != want {
+		t.Errorf("a message of %d bytes, the kernel's has %d", got, want)
+	}
+}
+
+func TestLengthOfJoinedDatagrams(t *testing.T) {
+	control := make([]byte, unix.CmsgSpace(4))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_GRO
+	h.SetLen(unix.CmsgLen(4))
+	binary.NativeEndian.PutUint32(control[unix.CmsgLen(0):], 1312)
+	if got := joined(control); got != 1312 {
+		t.Errorf("%d", got)
 	}
 }
