@@ -14,7 +14,7 @@ func (n *network) pingWhole(from, to string, size int, refused bool) string {
 	n.t.Helper()
 	args := []string{"ping", "-n", "-M", "do", "-c", "1", "-W", "1", "-s", strconv.Itoa(size - 28), n.address(n.nodes[to], false)}
 	var out string
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		var err error
 		out, err = n.nodes[from].Host.Run(n.ctx, args...)
 		if err != nil {

@@ -16,7 +16,7 @@ func TestPacketTooLongForThePathIsAnswered(t *testing.T) {
 		w.net.SetDefault(nettest.Link{Longest: 1400})
 		long := udpPacket(addrPort(a, 40000), addrPort(b, 80), make([]byte, 1500))
 		short := udpPacket(addrPort(a, 40000), addrPort(b, 80), make([]byte, 1200))
-		for range 30 { // keeps the path in use, so that it is measured
+		for range 80 { // keeps the path in use, so that it is measured
 			a.tun.Send(short)
 			time.Sleep(500 * time.Millisecond)
 		}

@@ -18,6 +18,7 @@ const (
 	messageOverhead = 32
 
 	sizeTries  = 3                // pings of one length before it is given up
+	sizeWait   = time.Second      // for the answer to one, at least: a busy host must not pass for a short path, since systems remember what they are told
 	sizeVerify = 5 * time.Second  // between pings of the proved length, while the way is used
 	sizeAgain  = 10 * time.Minute // before greater lengths are tried again (RFC 8899 section 5.1.1, PMTU_RAISE_TIMER)
 
@@ -129,7 +130,7 @@ func (b *Bind) sizeLocked(p *peer, now instant) (parcel, bool) {
 	if c == nil || len(b.ladder) == 0 || !c.proved(now) || c.tries > 0 {
 		return parcel{}, false
 	}
-	size := c.sizing.next(b.ladder, now, c.retryAfter())
+	size := c.sizing.next(b.ladder, now, max(sizeWait, c.retryAfter()))
 	b.resizeLocked(p)
 	if size == 0 {
 		return parcel{}, false

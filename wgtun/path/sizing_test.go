@@ -38,7 +38,7 @@ func TestLongestDatagramIsFound(t *testing.T) {
 		{0, 8960}, {8952, 8952}, {1472, 1472}, {1464, 1464}, {1460, 1452}, {1400, 1392}, {1380, BaseDatagram}, {1312, BaseDatagram},
 	} {
 		sized(t, nettest.Link{Longest: c.path}, func(_ *nettest.Network, a, b *node) {
-			a.keep(b, 10*time.Second)
+			a.keep(b, 40*time.Second)
 			if got := a.limit(b); got != c.want {
 				t.Errorf("a path of %d bytes: datagrams of %d, want %d", c.path, got, c.want)
 			}
@@ -71,11 +71,11 @@ func TestShorterPathIsNoticed(t *testing.T) {
 	sized(t, nettest.Link{}, func(net *nettest.Network, a, b *node) {
 		a.keep(b, 5*time.Second)
 		net.SetDefault(nettest.Link{Latency: 20 * time.Millisecond, Longest: 1400})
-		a.keep(b, 7*time.Second)
-		if got := a.limit(b); got > 1400 {
-			t.Errorf("after 7 s datagrams may still be of %d bytes", got)
-		}
 		a.keep(b, 10*time.Second)
+		if got := a.limit(b); got > 1400 {
+			t.Errorf("after 10 s datagrams may still be of %d bytes", got)
+		}
+		a.keep(b, 40*time.Second)
 		if got := a.limit(b); got != 1392 {
 			t.Errorf("in the end datagrams may be of %d bytes", got)
 		}
@@ -90,7 +90,7 @@ func TestShorterPathIsNoticed(t *testing.T) {
 // While greater lengths are tried again, what was found out holds.
 func TestTryingAgainBelievesNothing(t *testing.T) {
 	sized(t, nettest.Link{Longest: 1312}, func(_ *nettest.Network, a, b *node) {
-		a.keep(b, 10*time.Second)
+		a.keep(b, 40*time.Second)
 		for end := time.Now().Add(sizeAgain + 10*time.Second); time.Now().Before(end); {
 			a.keep(b, time.Second)
 			if got := a.limit(b); got != BaseDatagram {
