@@ -16,6 +16,8 @@ const (
 	BaseDatagram = 1280 + messageOverhead
 	// messageOverhead is what WireGuard adds to a packet (whitepaper section 5.4.6).
 	messageOverhead = 32
+	// mostDatagram is what IPv4 leaves to UDP: no socket takes more.
+	mostDatagram = 65535 - 20 - 8
 
 	sizeTries  = 3                // pings of one length before it is given up
 	sizeWait   = time.Second      // for the answer to one, at least: a busy host must not pass for a short path, since systems remember what they are told
@@ -35,6 +37,7 @@ func ladder(longest int) []int {
 	if longest <= BaseDatagram {
 		return nil
 	}
+	longest = min(longest, mostDatagram)
 	l := []int{longest}
 	for _, n := range rungs {
 		if n < longest && n > BaseDatagram {
@@ -53,6 +56,7 @@ type sizing struct {
 	climbed  instant // when climbing last began; 0 for never
 
 	tries   int // pings under way of one length
+	length  int // that length
 	flights [sizeTries]transaction
 	asked   instant
 }
@@ -103,16 +107,17 @@ func (s *sizing) failed(ladder []int) {
 	s.known, s.climbed = BaseDatagram, 0
 }
 
-// depart notes a ping of the length that next gave.
-func (s *sizing) depart(t transaction, now instant) {
-	s.flights[s.tries] = t
+// depart notes a ping of size bytes, which next gave.
+func (s *sizing) depart(t transaction, size int, now instant) {
+	s.flights[s.tries], s.length = t, size
 	s.tries++
 	s.asked = now
 }
 
-// land takes a pong that says a ping of so many bytes was received whole; false when it answers none of ours.
+// land takes a pong that says a ping of so many bytes was received whole; false when it answers none of ours. Of another length than it had, the
+// peer proves nothing: the host is told of lengths, and keeps them for long.
 func (s *sizing) land(t transaction, size int) bool {
-	if !slices.Contains(s.flights[:s.tries], t) {
+	if size != s.length || !slices.Contains(s.flights[:s.tries], t) {
 		return false
 	}
 	s.known, s.climbing, s.tries, s.flights = size, false, 0, [sizeTries]transaction{}
@@ -136,7 +141,7 @@ func (b *Bind) sizeLocked(p *peer, now instant) (parcel, bool) {
 		return parcel{}, false
 	}
 	t := newTransaction()
-	c.sizing.depart(t, now)
+	c.sizing.depart(t, size, now)
 	p.sequence++
 	return parcel{peer: p, way: c.way, message: message{kind: ping, transaction: t, sequence: p.sequence, size: uint16(size)}}, true
 }

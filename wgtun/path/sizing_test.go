@@ -116,6 +116,29 @@ func TestLossDoesNotShorten(t *testing.T) {
 	})
 }
 
+// A hostile peer says that it got another length than was sent.
+func TestOnlyTheLengthThatWasSentIsProved(t *testing.T) {
+	l := ladder(8960)
+	for _, lie := range []int{1, probeSize, BaseDatagram, 8959, 8961, 65535} {
+		var s sizing
+		ping := newTransaction()
+		s.depart(ping, s.next(l, time.Hour, time.Second), time.Hour)
+		if s.land(ping, lie) {
+			t.Errorf("a pong of %d bytes is taken for one of 8960: datagrams of %d", lie, s.limit(l, false))
+		}
+		if !s.land(ping, 8960) || s.limit(l, false) != 8960 {
+			t.Errorf("the truth is refused")
+		}
+	}
+}
+
+// A ping says its length in 16 bits.
+func TestNoLengthIsTriedThatUDPCannotHave(t *testing.T) {
+	if got := ladder(65535 + messageOverhead)[0]; got != 65507 {
+		t.Errorf("%d bytes are tried first", got)
+	}
+}
+
 // Of a peer that does not tell lengths nothing is proved, nor is the way doubted.
 func TestNothingIsMeasuredUnasked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
