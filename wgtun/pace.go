@@ -33,6 +33,9 @@ func (p *pace) begin() { p.working.Add(1) }
 
 func (p *pace) end(n int) {
 	p.working.Add(-1)
+	if n == 0 { // keepalives and handshakes: as long as there is no end of them, what is lost would be waited for
+		return
+	}
 	p.outs.Add(1)
 	p.take(n)
 }

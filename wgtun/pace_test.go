@@ -49,6 +49,25 @@ func TestPaceGivesLostPacketsUp(t *testing.T) {
 	})
 }
 
+// Keepalives and handshakes come out whatever becomes of packets.
+func TestPaceWaitsNoLongerWhileOnlyHandshakesComeOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace()
+		p.inside.Add(maxInside)
+		go func() {
+			for range 20 {
+				p.begin()
+				p.end(0)
+				time.Sleep(lostAfter / 2)
+			}
+		}()
+		if d := waited(p); d > 2*lostAfter {
+			t.Errorf("waited %v for lost packets", d)
+		}
+		time.Sleep(20 * lostAfter) // the goroutine ends before the bubble
+	})
+}
+
 // A system call that blocks is at work: it is waited for, but not for ever.
 func TestPaceWaitsForABlockedCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
