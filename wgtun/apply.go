@@ -43,7 +43,7 @@ func (t *Tunnel) Apply(s State) (Applied, error) {
 	// Before any peer comes: one that sends a probe through the tunnel must not be answered with a path through it.
 	t.path.SetOverlay(overlay)
 	a := application{
-		t: t, roster: t.roster, state: s, plan: makePlan(t.roster.peers, s.Peers), policy: policyOf(s),
+		t: t, roster: t.roster, state: s, plan: t.roster.plan(s.Peers), policy: policyOf(s),
 		failed: make(map[acl.NodeID]error), removed: make(map[acl.NodeID]*member),
 	}
 	a.narrow()
@@ -169,6 +169,10 @@ func (a *application) change(c change) {
 	r.turn.Lock()
 	defer r.turn.Unlock()
 	m := r.peers[c.new.peer.Tunnel]
+	if m.broken { // since the plan was made
+		a.fail(c.new, errors.New("change: the device holds it in part"))
+		return
+	}
 	if c.old.peer.Probe != c.new.peer.Probe {
 		a.restarted(m, c.new)
 	} else {

@@ -147,6 +147,13 @@ func (r *roster) forget(m *member) {
 	})
 }
 
+// plan is the way from what is there to the peers of a State. The caller holds Tunnel.applying.
+func (r *roster) plan(want []Peer) plan {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return makePlan(r.peers, want)
+}
+
 // reseat has the peers refer to the State now in force, so that nothing keeps older ones. The caller holds Tunnel.applying.
 func (r *roster) reseat(peers []Peer) {
 	r.turn.Lock()

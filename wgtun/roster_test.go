@@ -332,6 +332,66 @@ func TestReapingThatFails(t *testing.T) {
 	})
 }
 
+// A peer of which the device may hold a part, found out while a State that changes it is under way, is denied until the next one.
+func TestPeerAbandonedUnderAnApply(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.nodes[0], w.nodes[1]
+		c := w.newNode("c")
+		var seen *watched
+		c.start(func(t *Tunnel) { seen = watch(t) })
+		w.apply(append(both(a, c), both(b, c)...)...)
+		c.awaken(a, b)
+		seen.watch(func(config string) error {
+			if strings.Contains(config, "remove=true") { // b's; the roster's turn is taken, as when a is reaped
+				c.tunnel.roster.abandon(c.tunnel.roster.nodes[a.id])
+			}
+			return nil
+		})
+		s := w.state(c, testLease, both(a, c)...)
+		s.Peers[0].Addresses = s.Peers[0].Addresses[:1]
+		if _, err := c.tunnel.Apply(s); !errors.Is(err, ErrIncomplete) {
+			t.Errorf("apply: %v", err)
+		}
+		if c.tunnel.roster.wakeNode(a.id) {
+			t.Error("a peer that the device holds in part counts as awake")
+		}
+		seen.watch(nil)
+		if _, err := c.tunnel.Apply(s); err != nil || !c.tunnel.roster.wakeNode(a.id) {
+			t.Errorf("the repair: %v", err)
+		}
+	})
+}
+
+// Under the race detector: a State is planned while peers fall out.
+func TestPlanBesideAbandoning(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, c := w.nodes[0], w.nodes[1]
+		w.apply(both(a, c)...)
+		r := c.tunnel.roster
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 20 {
+				r.turn.Lock()
+				r.abandon(r.nodes[a.id])
+				r.turn.Unlock()
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		for range 20 {
+			_, _ = c.tunnel.Apply(w.state(c, testLease, both(a, c)...))
+			time.Sleep(time.Millisecond)
+		}
+		<-done
+		w.apply(both(a, c)...)
+		if !r.wakeNode(a.id) {
+			t.Error("the peer stays lost")
+		}
+	})
+}
+
 // closing is an engine that tells when it is about to close.
 type closing struct {
 	engine
