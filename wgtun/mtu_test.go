@@ -4,7 +4,9 @@ import (
 	"testing"
 	"time"
 
+	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/nettest"
+	"picket.internal/wgtun/path"
 )
 
 // TestPacketTooLongForThePathIsAnswered has a tunnel of more bytes than the path takes.
@@ -50,4 +52,26 @@ func cuttable(packet []byte, may bool) {
 	packet[10], packet[11] = 0, 0
 	sum := ^fold16(sum16(packet[:20]))
 	packet[10], packet[11] = byte(sum>>8), byte(sum)
+}
+
+// A peer that restarts is a new one to the paths, and what is known of its path's length is no longer kept where it was.
+func TestLimitOfAPeerThatRestartedIsItsNewOne(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorldMTU(t, 2, 8000)
+		a, b := w.nodes[0], w.nodes[1]
+		w.apply(both(a, b)...)
+		packet := udpPacket(addrPort(a, 40000), addrPort(b, 80), nil)
+		a.tun.Send(packet)
+		time.Sleep(5 * time.Second)
+		b.stop()
+		b.pk = key.NewProbe()
+		b.start(nil)
+		w.apply(both(a, b)...)
+		a.tun.Send(packet)
+		time.Sleep(5 * time.Second)
+		a.tunnel.roster.limit(b.id).Store(path.BaseDatagram)
+		if mtu, ok := a.tunnel.tun.outgoing.ready(packet); !ok || mtu != DefaultMTU {
+			t.Errorf("packets of %d bytes, %v", mtu, ok)
+		}
+	})
 }
