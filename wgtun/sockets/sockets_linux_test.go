@@ -143,13 +143,28 @@ func TestAlikeDatagramsMakeOneMessage(t *testing.T) {
 	}
 }
 
-// A path with a small MTU takes no datagrams that the kernel would have to cut: they go out one by one, in fragments if they must.
-func TestTooLongToCut(t *testing.T) {
+// What the kernel joined may be more than there is room left for: then it waits for the next receive.
+func TestJoinedDatagramsAreNotLost(t *testing.T) {
+	a, b := openAt(t, "127.0.0.1"), openAt(t, "127.0.0.1")
+	sent := numbered(slices.Repeat([]int{100}, 100))
+	for range 3 {
+		if err := a.Send(sent, b.endpoint(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, _ := b.take(t, 300); !slices.EqualFunc(got, slices.Repeat(sent, 3), bytes.Equal) {
+		t.Errorf("other datagrams received than sent: %d", len(got))
+	}
+}
+
+// onShortPath runs f on a thread with a network of its own, which dies with it; its paths take 1280 bytes.
+func onShortPath(t *testing.T, f func()) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root for a network namespace")
 	}
 	var group sync.WaitGroup
-	group.Go(func() { // the thread dies with its namespace
+	group.Go(func() {
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			t.Skipf("no network namespace: %v", err)
@@ -158,10 +173,42 @@ func TestTooLongToCut(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 			return
 		}
+		f()
+	})
+	group.Wait()
+}
+
+// What finds out a path's length must not be cut, and what goes out afterwards may be again.
+func TestSendUnfragmented(t *testing.T) {
+	onShortPath(t, func() {
+		for _, ip := range []string{"127.0.0.1", "::1"} {
+			a, b := openAt(t, ip), openAt(t, ip)
+			if err := a.SendUnfragmented(make([]byte, 1400), b.endpoint(t)); !errors.Is(err, unix.EMSGSIZE) {
+				t.Errorf("%s: 1400 bytes uncut on a path of 1280: %v", ip, err)
+			}
+			sent := numbered([]int{1200, 1400})
+			if err := a.SendUnfragmented(sent[0], b.endpoint(t)); err != nil {
+				t.Errorf("%s: %v", ip, err)
+				continue
+			}
+			if err := a.Send(sent[1:], b.endpoint(t)); err != nil {
+				t.Errorf("%s: %v", ip, err)
+				continue
+			}
+			if got, _ := b.take(t, 2); !slices.EqualFunc(got, sent, bytes.Equal) {
+				t.Errorf("%s: other datagrams received than sent", ip)
+			}
+		}
+	})
+}
+
+// A path with a small MTU takes no datagrams that the kernel would have to cut: they go out one by one, in fragments if they must.
+func TestTooLongToCut(t *testing.T) {
+	onShortPath(t, func() {
 		a, b := openAt(t, "127.0.0.1"), openAt(t, "127.0.0.1")
 		ep := b.endpoint(t).(*endpoint)
 		for range 2 {
-			sent := numbered(slices.Repeat([]int{1400}, 20))
+			sent := numbered(append([]int{1000, 1000}, slices.Repeat([]int{1400}, 20)...)) // the first two go out cut
 			if err := a.Send(sent, ep); err != nil {
 				t.Errorf("send: %v", err)
 				return
@@ -174,7 +221,6 @@ func TestTooLongToCut(t *testing.T) {
 			}
 		}
 	})
-	group.Wait()
 }
 
 // Or one forged word of a path's MTU would cost speed until the peer moves.
