@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -14,8 +15,11 @@ import (
 type Usage struct {
 	Files   map[string]int // how many are open, by what they are: "socket", or a path
 	Threads int
-	Memory  int // resident bytes
+	Heap    int // bytes alive after the newest collection, of a Go program that was started with GODEBUG=gctrace=1
 }
+
+// collected is what the runtime prints of a collection: the heap as it began, as it ended, and what is alive, in MB.
+var collected = regexp.MustCompile(`(?m)^gc \d+ @.* (\d+)->(\d+)->(\d+) MB, `)
 
 // Usage reads what the process holds now.
 func (p *Process) Usage() (Usage, error) {
@@ -39,13 +43,13 @@ func (p *Process) Usage() (Usage, error) {
 	}
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(line, ":")
-		n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
-		switch name {
-		case "Threads":
-			u.Threads = n
-		case "VmRSS":
-			u.Memory = n << 10
+		if name == "Threads" {
+			u.Threads, _ = strconv.Atoi(strings.TrimSpace(value))
 		}
+	}
+	if all := collected.FindAllStringSubmatch(p.Output(), -1); all != nil {
+		mb, _ := strconv.Atoi(all[len(all)-1][3])
+		u.Heap = mb << 20
 	}
 	return u, nil
 }
