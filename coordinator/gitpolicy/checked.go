@@ -14,16 +14,12 @@ type checked struct{ storer.EncodedObjectStorer }
 
 // EncodedObject returns a copy in memory, so that what was hashed is what is read. A missing object is plumbing.ErrObjectNotFound.
 func (c checked) EncodedObject(kind plumbing.ObjectType, id plumbing.Hash) (plumbing.EncodedObject, error) {
-	size, err := c.EncodedObjectSize(id)
+	o, err := c.unread(kind, id)
 	if err != nil {
 		return nil, err
 	}
-	if size > maxObject {
+	if size := o.Size(); size > maxObject {
 		return nil, fmt.Errorf("it has %d bytes, at most %d are read", size, maxObject)
-	}
-	o, err := c.EncodedObjectStorer.EncodedObject(kind, id)
-	if err != nil {
-		return nil, err
 	}
 	text, err := bytesOf(o)
 	if err != nil {
@@ -36,6 +32,24 @@ func (c checked) EncodedObject(kind plumbing.ObjectType, id plumbing.Hash) (plum
 	whole.SetType(o.Type())
 	_, err = whole.Write(text)
 	return whole, err
+}
+
+// EncodedObjectSize is the size that the object says it has.
+func (c checked) EncodedObjectSize(id plumbing.Hash) (int64, error) {
+	o, err := c.unread(plumbing.AnyObject, id)
+	if err != nil {
+		return 0, err
+	}
+	return o.Size(), nil
+}
+
+// unread is an object as go-git gives it, which reads no more than LargeObjectThreshold of it now. go-git's own EncodedObjectSize leaves the files of
+// loose objects open until they are collected. An object of another repository (alternates) is none of this one's.
+func (c checked) unread(kind plumbing.ObjectType, id plumbing.Hash) (plumbing.EncodedObject, error) {
+	if err := c.HasEncodedObject(id); err != nil {
+		return nil, err
+	}
+	return c.EncodedObjectStorer.EncodedObject(kind, id)
 }
 
 func bytesOf(o plumbing.EncodedObject) ([]byte, error) {

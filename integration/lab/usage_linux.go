@@ -5,15 +5,21 @@ package lab
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 )
 
 // Usage is what a process holds (proc(5)).
 type Usage struct {
-	Files, Threads int
-	Memory         int // resident bytes
+	Files   map[string]int // how many are open, by what they are: "socket", or a path
+	Threads int
+	Heap    int // bytes alive after the newest collection, of a Go program that was started with GODEBUG=gctrace=1
 }
+
+// collected is what the runtime prints of a collection: the heap as it began, as it ended, and what is alive, in MB.
+var collected = regexp.MustCompile(`(?m)^gc \d+ @.* (\d+)->(\d+)->(\d+) MB, `)
 
 // Usage reads what the process holds now.
 func (p *Process) Usage() (Usage, error) {
@@ -26,16 +32,24 @@ func (p *Process) Usage() (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u := Usage{Files: len(files)}
+	u := Usage{Files: map[string]int{}}
+	for _, f := range files {
+		kind, err := os.Readlink(filepath.Join(dir, "fd", f.Name()))
+		if err != nil {
+			continue // closed since
+		}
+		kind, _, _ = strings.Cut(kind, ":[")
+		u.Files[kind]++
+	}
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(line, ":")
-		n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
-		switch name {
-		case "Threads":
-			u.Threads = n
-		case "VmRSS":
-			u.Memory = n << 10
+		if name == "Threads" {
+			u.Threads, _ = strconv.Atoi(strings.TrimSpace(value))
 		}
+	}
+	if all := collected.FindAllStringSubmatch(p.Output(), -1); all != nil {
+		mb, _ := strconv.Atoi(all[len(all)-1][3])
+		u.Heap = mb << 20
 	}
 	return u, nil
 }
