@@ -50,8 +50,8 @@ func (r *remote) fetch(ctx context.Context, branch string) (storer.EncodedObject
 	}
 	result := make(chan fetched, 1)
 	go func() { // an ssh handshake heeds no context, so it is left behind when time is up
-		defer r.busy.Unlock()
 		objects, head, err := r.session(ctx, branch)
+		r.busy.Unlock() // first, or whoever takes the result may find the next fetch refused
 		result <- fetched{objects, head, err}
 	}()
 	select {
