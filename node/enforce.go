@@ -299,6 +299,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 	octx, stop := context.WithCancel(ctx)
 	r := &running{overlay: o, stop: stop, done: make(chan struct{})}
 	n.overlay = r
+	n.awaitFlows()
 	n.tasks.Go(func() {
 		err := o.Run(octx)
 		close(r.done)

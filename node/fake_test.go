@@ -43,6 +43,7 @@ type fakeOverlay struct {
 	census  filter.Census
 	saved   []byte
 	restore []string       // what was handed to it, and how old that was
+	awaits  bool           // Restore, since before the first state
 	traffic *filter.Filter // has the rules of the last state
 	caught  []filter.Evidence
 }
@@ -95,6 +96,7 @@ func (o *fakeOverlay) Restore(b []byte, ago time.Duration) (int, error) {
 	o.restore = append(o.restore, fmt.Sprintf("%s after %v under generation %d", b, ago, o.states[len(o.states)-1].Generation))
 	return 0, nil
 }
+func (o *fakeOverlay) AwaitRestore(time.Duration)            { o.awaits = len(o.states) == 0 }
 func (o *fakeOverlay) Hint(n acl.NodeID, a []netip.AddrPort) { o.hints[n] = a }
 func (o *fakeOverlay) Stats() wgtun.Stats                    { return wgtun.Stats{Port: 41641} }
 func (o *fakeOverlay) Census(limit int) filter.Census {

@@ -9,6 +9,9 @@ import (
 // maxHandover is how long after a tunnel has ended its flows are still taken over: enough for an upgrade, not for their ends to have forgotten them.
 const maxHandover = 2 * time.Minute
 
+// handoverWait is how long a new tunnel answers nothing that it refuses while it waits for a map, and with it for the flows of the last one.
+const handoverWait = 10 * time.Second
+
 // handover is how flows outlive the tunnel that carried them: one that somebody's deletion of the interface ended, or that of an agent which was
 // stopped to be started again, an upgrade, say. What may be carried on is judged by the rules that are in force then.
 type handover struct {
@@ -39,13 +42,20 @@ func (n *Node) saveFlows() {
 	}
 }
 
+// awaitFlows tells a tunnel that was just opened whether what the one before it left will be handed to it.
+func (n *Node) awaitFlows() {
+	if !n.handover.read {
+		n.handover = handover{left: n.readFlows(), read: true}
+	}
+	if n.handover.left != nil {
+		n.overlay.overlay.AwaitRestore(handoverWait)
+	}
+}
+
 // takeFlows carries on what the tunnel before this one left, once, as soon as a map is in force.
 func (n *Node) takeFlows() {
 	f := n.handover.left
-	if f == nil && !n.handover.read {
-		f = n.readFlows()
-	}
-	n.handover = handover{read: true}
+	n.handover.left = nil
 	if f == nil {
 		return
 	}

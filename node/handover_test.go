@@ -27,6 +27,9 @@ func TestFlows_surviveARestart(t *testing.T) {
 		if got := w.overlay().restore; !slices.Equal(got, []string{"flows after 3s under generation 5"}) {
 			t.Errorf("carried on: %q", got)
 		}
+		if !w.overlay().awaits {
+			t.Error("refused packets are answered before the flows are there")
+		}
 		w.send(w.signed(6, content(newPeer("a", "100.64.0.2").entry())))
 		if got := w.overlay().restore; len(got) != 1 {
 			t.Errorf("carried on twice: %q", got)
@@ -75,6 +78,9 @@ func TestFlows_endWithDown(t *testing.T) {
 		w.start()
 		if len(w.overlays) > 1 && len(w.overlay().restore) != 0 {
 			t.Errorf("carried on: %q", w.overlay().restore)
+		}
+		if w.overlay().awaits {
+			t.Error("the tunnel waits for flows")
 		}
 	})
 }

@@ -34,6 +34,8 @@ type overlay interface {
 	// Save returns the live flows, for Restore in the agent that is started next; it tells how many of those it cut.
 	Save() []byte
 	Restore(saved []byte, ago time.Duration) (cut int, err error)
+	// AwaitRestore says that Restore is to come, within the time given: until then local programs are not told that what they send is refused.
+	AwaitRestore(within time.Duration)
 	// TakeEvidence returns what peers were caught at, and forgets it.
 	TakeEvidence() []filter.Evidence
 	// Ping probes the path to a peer.

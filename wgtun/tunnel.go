@@ -261,6 +261,9 @@ func (t *Tunnel) Census(limit int) filter.Census { return t.filter.Census(limit)
 // Save returns the live flows, for Restore in a tunnel of the same host; also after Run has returned.
 func (t *Tunnel) Save() []byte { return t.filter.Save() }
 
+// AwaitRestore says that Restore is to come, within the time given: until then local programs are not told of packets that are refused.
+func (t *Tunnel) AwaitRestore(within time.Duration) { t.filter.AwaitRestore(within) }
+
 // Restore takes over the flows that another tunnel of this host saved so long ago, time asleep included, as far as the State in force allows them: how
 // many it does not, which are cut. The error wraps filter.ErrHandover.
 func (t *Tunnel) Restore(saved []byte, ago time.Duration) (cut int, err error) {

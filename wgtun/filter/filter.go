@@ -61,6 +61,7 @@ type Filter struct {
 	clock   clock
 	refused denials
 	taps    atomic.Pointer[[]*Tap] // nil while nobody watches
+	quiet   atomic.Int64           // until when refused packets are not answered: see AwaitRestore
 
 	mu       sync.Mutex // held by Swap, Sweep and Extend
 	registry *registry
@@ -112,7 +113,7 @@ func (f *Filter) verdict(v *packet.View, pkt []byte, dir direction) Reason {
 func (f *Filter) refuse(v *packet.View, dir direction, reason Reason) Result {
 	f.denied[dir][reason].Add(1)
 	f.recordDenial(v, dir, reason)
-	if dir == egress && reason.answered() {
+	if dir == egress && reason.answered() && f.clock.read() >= f.quiet.Load() {
 		return Result{Verdict: Reject, Reason: reason}
 	}
 	return Result{Verdict: Drop, Reason: reason}

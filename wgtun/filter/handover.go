@@ -133,12 +133,17 @@ func bits8(flags ...bool) (b byte) {
 	return b
 }
 
+// AwaitRestore says that Restore is to come, within the time given. Until it has come a refused packet is dropped without an answer, which would end the
+// flow that it may be of.
+func (f *Filter) AwaitRestore(within time.Duration) { f.quiet.Store(f.clock.read() + int64(within)) }
+
 // Restore takes over the flows that another filter of this host saved so long ago, time asleep included. Each is judged by the rules in force, as by a
 // Swap: those that may not be are cut, and returned. One that has begun anew meanwhile stays as it is now. The error wraps ErrHandover, and then
 // nothing was taken.
 func (f *Filter) Restore(b []byte, ago time.Duration) ([]Cut, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer f.quiet.Store(0)
 	r := f.rules.Load()
 	if len(r.sets) == 0 || ago < 0 {
 		return nil, fmt.Errorf("%w: no rules are in force, or it is of the future", ErrHandover)

@@ -99,6 +99,33 @@ func TestHandedFlowEndsInTime(t *testing.T) {
 	}
 }
 
+// Before a flow is there again its end may send: an answer would end it.
+func TestRefusalsAreNotAnsweredBeforeTheHandover(t *testing.T) {
+	f := newFilter(t, outRule(tcpPort(443)))
+	c := dial(t, f, at(self4, 40000), at(alice4, 443), true)
+	next := New()
+	segment := c.outward(packet.ACK, 0).bytes()
+	try := func(want Verdict) {
+		t.Helper()
+		if got := next.Egress(segment); got.Verdict != want || got.Reason == ReasonNone {
+			t.Errorf("%+v", got)
+		}
+	}
+	next.AwaitRestore(time.Hour)
+	try(Drop)
+	next.Swap(policyOf(outRule(tcpPort(443))))
+	try(Drop)
+	next.AwaitRestore(-time.Second)
+	try(Reject)
+	next.AwaitRestore(time.Hour)
+	if _, err := next.Restore(f.Save(), time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got := next.Egress(seg{from: at(self4, 40001), to: at(alice4, 443), seq: 1, ack: 1, flags: packet.ACK}.bytes()); got.Verdict != Reject {
+		t.Errorf("after the handover: %+v", got)
+	}
+}
+
 // A flow may change peers while no filter looks: its address has gone to another node.
 func TestHandedFlowOfAnotherNodeIsCut(t *testing.T) {
 	f := newFilter(t, outRule(tcpPort(443)))
