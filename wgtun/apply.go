@@ -20,7 +20,8 @@ var ErrClosed = errors.New("tunnel is closed")
 
 // Apply narrows, then widens (DESIGN.md section 6, rule 6), the one door for every State:
 //
-//  1. the filter takes what old and new allow both, departing nodes and addresses that change hands denied; flows are cut
+//  1. the filter takes what old and new allow both, departing nodes and addresses that change hands denied; flows are cut, and what passed
+//     before and waits for a handshake is dropped
 //  2. those peers leave the device and the paths; this waits until nothing of theirs is under way, which a blocked TUN may
 //     delay (SECURITY.md R14): by then nothing of theirs passes
 //  3. the new peers come, asleep (see roster), the others change, a rotated tunnel key hands its addresses over
@@ -75,6 +76,30 @@ type application struct {
 func (a *application) narrow() {
 	both := filter.Intersect(a.t.policy, a.policy, func(n acl.NodeID) bool { return a.plan.departing[n] })
 	a.swap(both)
+	a.unstage()
+}
+
+// unstage drops what the filter passed before the cut and a peer's handshake keeps waiting: it would be sent whenever that is done. What
+// others send to the same peer goes with it, before its session stands, and is sent again by its sender.
+func (a *application) unstage() {
+	if len(a.applied.Cut) == 0 {
+		return
+	}
+	a.t.tun.drain()
+	r := a.roster
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	done := make(map[acl.NodeID]bool)
+	for i := range a.applied.Cut {
+		node := a.applied.Cut[i].Flow.Peer
+		if done[node] {
+			continue
+		}
+		done[node] = true
+		if m := r.nodes[node]; m != nil && m.awake != nil && r.engine != nil {
+			r.engine.Unstage(m.peer.Tunnel)
+		}
+	}
 }
 
 func (a *application) swap(p *filter.Policy) {

@@ -603,3 +603,37 @@ func TestAddressIsNotGivenWhilePacketsAreUnderWay(t *testing.T) {
 		}
 	})
 }
+
+// A packet passes, and waits for a handshake with b, which is not there yet. Then its rule goes. When b comes, still with its old rules, the packet
+// must not be sent.
+func TestPacketOfACutFlowDoesNotWaitForItsHandshake(t *testing.T) {
+	for _, narrowed := range []bool{false, true} {
+		nettest.Bubble(t, func(t *testing.T) {
+			w := newWorld(t, 1)
+			a, b := w.nodes[0], w.newNode("b")
+			w.gen++
+			grants := both(a, b)
+			if _, err := a.tunnel.Apply(w.state(a, testLease, grants...)); err != nil {
+				t.Fatal(err)
+			}
+			a.tun.Send(udpPacket(netip.AddrPortFrom(a.addrs[0], 9), netip.AddrPortFrom(b.addrs[0], 80), nil))
+			synctest.Wait()
+			if narrowed {
+				w.gen++
+				applied, err := a.tunnel.Apply(w.state(a, testLease, grants[1]))
+				if err != nil || len(applied.Cut) != 1 || applied.Removed != 0 {
+					t.Fatalf("%+v, %v", applied, err)
+				}
+			}
+			b.start(nil)
+			t.Cleanup(b.stop)
+			if _, err := b.tunnel.Apply(w.state(b, testLease, grants...)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Second)
+			if got := len(b.received()); got != 1 && !narrowed || got != 0 && narrowed {
+				t.Errorf("narrowed %v: %d packets came", narrowed, got)
+			}
+		})
+	}
+}

@@ -26,6 +26,8 @@ type engine interface {
 	Handshake(key.TunnelPublic)
 	// Expire makes the next packet to a peer begin a handshake; unknown peers are ignored.
 	Expire(key.TunnelPublic)
+	// Unstage drops the packets that wait for a handshake with a peer; unknown peers are ignored.
+	Unstage(key.TunnelPublic)
 }
 
 // wireguard is the engine outside tests.
@@ -49,6 +51,12 @@ func (w wireguard) Handshake(k key.TunnelPublic) {
 func (w wireguard) Expire(k key.TunnelPublic) {
 	if peer := w.LookupPeer(device.NoisePublicKey(k)); peer != nil {
 		peer.ExpireCurrentKeypairs()
+	}
+}
+
+func (w wireguard) Unstage(k key.TunnelPublic) {
+	if peer := w.LookupPeer(device.NoisePublicKey(k)); peer != nil {
+		peer.FlushStagedPackets()
 	}
 }
 

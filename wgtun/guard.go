@@ -2,6 +2,7 @@ package wgtun
 
 import (
 	"os"
+	"slices"
 	"sync"
 
 	"golang.zx2c4.com/wireguard/tun"
@@ -76,9 +77,9 @@ type judgedReader interface {
 
 // judge gives the verdict on a packet that is to be sent as count packets. From here it counts as under way, before the verdict: a drain after a
 // swap waits for every packet that an older verdict passed.
-func (g *guardedTUN) judge(packet []byte, _, longest int) bool {
+func (g *guardedTUN) judge(packet []byte, count, longest int) bool {
 	g.reading.judging()
-	switch verdict := g.filter.Egress(packet).Verdict; {
+	switch verdict := g.filter.EgressCut(packet, count).Verdict; {
 	case verdict == filter.Pass, !filtered && hasDestination(packet):
 		return g.outgoing == nil || g.forward(packet, longest)
 	case verdict == filter.Reject:
@@ -128,10 +129,8 @@ func (g *guardedTUN) Write(bufs [][]byte, offset int) (int, error) {
 	defer g.inward.end(len(bufs))
 	pooled := writePool.Get().(*[][]byte)
 	passed := (*pooled)[:0]
-	for _, b := range bufs {
-		if len(b) > offset && (g.filter.Ingress(b[offset:]).Verdict == filter.Pass || !filtered) {
-			passed = append(passed, b)
-		}
+	for some := range slices.Chunk(bufs, filter.BatchSize) {
+		passed = g.appendPassed(passed, some, offset)
 	}
 	var err error
 	if len(passed) > 0 {
@@ -144,6 +143,18 @@ func (g *guardedTUN) Write(bufs [][]byte, offset int) (int, error) {
 		return 0, err
 	}
 	return len(bufs), nil
+}
+
+// appendPassed appends those of at most filter.BatchSize packets that the filter passes.
+func (g *guardedTUN) appendPassed(passed, bufs [][]byte, offset int) [][]byte {
+	var verdicts [filter.BatchSize]filter.Verdict
+	g.filter.IngressBatch(bufs, offset, verdicts[:])
+	for i, b := range bufs {
+		if len(b) > offset && (verdicts[i] == filter.Pass || !filtered) {
+			passed = append(passed, b)
+		}
+	}
+	return passed
 }
 
 // Close closes the inner device, so that blocked calls return. It is called before the device's own Close too, which would

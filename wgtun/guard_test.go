@@ -272,6 +272,28 @@ func (j *judging) ReadJudged(bufs [][]byte, sizes []int, offset int, judge hostt
 	return 1, nil
 }
 
+// cutting is a TUN whose packets are to be cut into three.
+type cutting struct{ scripted }
+
+func (c *cutting) ReadJudged(_ [][]byte, _ []int, _ int, judge hosttun.Judge) (int, error) {
+	judge(c.reads[0].packets[0], 3, 1000)
+	return 0, nil
+}
+
+func TestSuperPacketCountsAsItsSegments(t *testing.T) {
+	c := &cutting{scripted{reads: []scriptedRead{{packets: [][]byte{udpPacket(guardHere, guardThere, make([]byte, 300))}}}}}
+	g, _ := guarded(&c.scripted)
+	g.judging = c
+	bufs, sizes := guardBuffers(1)
+	_, _ = g.Read(bufs, sizes, guardOffset)
+	if got := g.filter.Stats().EgressPassed; got != 3 {
+		t.Errorf("%d packets passed, want 3", got)
+	}
+	if got := g.filter.Flows()[0].Bytes; got != 300+3*28 {
+		t.Errorf("%d bytes passed, want %d", got, 300+3*28)
+	}
+}
+
 // A drain after a swap must wait for a packet that has passed, wherever it is.
 func TestDrainWaitsForAPacketJudgedBeforeItIsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

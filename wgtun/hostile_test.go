@@ -283,3 +283,42 @@ func TestHintLeadsToAPeer(t *testing.T) {
 		}
 	})
 }
+
+// A peer with a session sends what WireGuard drops after it was decrypted: packets with another's address. Those of others are not held up for
+// each of its batches.
+func TestDroppedPacketsOfAPeerHoldNobodyUp(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.nodes[0], w.nodes[1]
+		c := w.newNode("c")
+		c.startHostile()
+		w.apply(append(both(a, b), both(b, c)...)...)
+		for _, n := range []*node{a, c} {
+			if err := converse(b, n, flowKinds[1].make(b.addrs[0], n.addrs[0], 0), 0, 1, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const batches = 100
+		spoofed := udpPacket(netip.AddrPortFrom(a.addrs[0], 9), netip.AddrPortFrom(b.addrs[0], 80), nil)
+		honest := udpPacket(netip.AddrPortFrom(a.addrs[0], 10), netip.AddrPortFrom(b.addrs[0], 80), nil)
+		var blocked time.Duration
+		for range batches {
+			for range maxInside {
+				c.tun.Send(spoofed)
+			}
+			synctest.Wait()
+			began := time.Now()
+			if err := passes(a, b, [][]byte{honest}, time.Second); err != nil {
+				t.Fatal(err)
+			}
+			blocked += time.Since(began)
+		}
+		if got := b.tunnel.in.inside.Load(); got > maxInside<<maxDoublings+maxInside {
+			t.Errorf("%d packets are taken to be inside", got)
+		}
+		t.Logf("%d honest packets were held up for %v", batches, blocked)
+		if blocked > batches*lostAfter/4 {
+			t.Errorf("%d honest packets were held up for %v", batches, blocked)
+		}
+	})
+}

@@ -9,6 +9,11 @@ const (
 	// maxInside is how many packets may lie inside the WireGuard device, each way, before it is handed more. Each holds a buffer of
 	// 64 KiB there, so many of them cost memory and the processor's cache; fewer leave its goroutines without work.
 	maxInside = 128
+	// maxDoublings is how often maxInside is doubled while packets keep getting lost: a peer that sends what does not authenticate would have
+	// everybody wait lostAfter for each maxInside of its packets, and at most 1024 inside still bound the memory. calmAfter without a
+	// loss undoes it.
+	maxDoublings = 3
+	calmAfter    = 100 * time.Millisecond
 	// lostAfter is how long nothing may come out before what is inside is taken for lost: packets that fail authentication, or wait for
 	// a handshake, do not come out. Far longer than the device needs for maxInside packets.
 	lostAfter = time.Millisecond
@@ -23,10 +28,30 @@ type pace struct {
 	outs    atomic.Uint64 // times that something came out
 	working atomic.Int32  // calls under way at the other side
 	waiting atomic.Int32  // callers of wait
+	doubled atomic.Int32  // times that room is maxInside doubled
+	loss    atomic.Int64  // when packets were last taken for lost, since start
+	start   time.Time
 	wake    chan struct{} // room for one
 }
 
-func newPace() *pace { return &pace{wake: make(chan struct{}, 1)} }
+func newPace() *pace { return &pace{wake: make(chan struct{}, 1), start: time.Now()} }
+
+// room is how many packets may be inside now.
+func (p *pace) room() int64 { return maxInside << p.doubled.Load() }
+
+// lost gives up what is inside, of which nothing has come out for so long.
+func (p *pace) lost() {
+	p.inside.Store(0)
+	p.loss.Store(int64(time.Since(p.start)))
+	p.doubled.Store(min(p.doubled.Load()+1, maxDoublings))
+}
+
+// calm takes back the doublings when nothing was lost for some time.
+func (p *pace) calm() {
+	if time.Since(p.start)-time.Duration(p.loss.Load()) >= calmAfter {
+		p.doubled.Store(0)
+	}
+}
 
 // begin says that a call begins that takes packets out; end that it is over and took n.
 func (p *pace) begin() { p.working.Add(1) }
@@ -45,7 +70,7 @@ func (p *pace) take(n int) {
 	if inside < 0 { // some were taken for lost
 		p.inside.CompareAndSwap(inside, 0)
 	}
-	if inside < maxInside && p.waiting.Load() > 0 {
+	if inside < p.room() && p.waiting.Load() > 0 {
 		select {
 		case p.wake <- struct{}{}:
 		default:
@@ -58,12 +83,16 @@ func (p *pace) wait() {
 	if p.inside.Load() < maxInside {
 		return
 	}
+	p.calm()
+	if p.inside.Load() < p.room() {
+		return
+	}
 	p.waiting.Add(1)
 	defer p.waiting.Add(-1)
 	timer := time.NewTimer(lostAfter)
 	defer timer.Stop()
 	outs, since := p.outs.Load(), time.Now()
-	for p.inside.Load() >= maxInside {
+	for p.inside.Load() >= p.room() {
 		select {
 		case <-p.wake:
 		case <-timer.C:
@@ -74,7 +103,7 @@ func (p *pace) wait() {
 			continue
 		}
 		if silent := time.Since(since); silent >= stuckAfter || silent >= lostAfter && p.working.Load() == 0 {
-			p.inside.Store(0)
+			p.lost()
 		}
 	}
 }

@@ -101,3 +101,30 @@ func TestHandedCountsWhatTheDeviceKeeps(t *testing.T) {
 		t.Errorf("%d inside of 2 that count", n)
 	}
 }
+
+// One peer sends 100,000 packets a second that never come out: others wait for them at most an eighth of the time, and what is inside stays bounded.
+func TestPaceWaitsLittleForAFloodOfLostPackets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace()
+		var blocked time.Duration
+		var most int64
+		began := time.Now()
+		for time.Since(began) < time.Second {
+			time.Sleep(100 * time.Microsecond)
+			p.inside.Add(10)
+			most = max(most, p.inside.Load())
+			blocked += waited(p)
+		}
+		if share := float64(blocked) / float64(time.Since(began)); share > 1.0/8 {
+			t.Errorf("%.0f %% of the time was waited for lost packets", share*100)
+		}
+		if limit := int64(maxInside<<maxDoublings + 10); most > limit {
+			t.Errorf("%d packets inside, more than %d", most, limit)
+		}
+		time.Sleep(calmAfter)
+		p.inside.Store(maxInside)
+		if d := waited(p); d != lostAfter {
+			t.Errorf("waited %v in calm, not %v: more is let in than before", d, lostAfter)
+		}
+	})
+}

@@ -85,15 +85,22 @@ func NewWithLimits(limits Limits) *Filter {
 // Egress judges an IP packet that the local host sends into the overlay. It keeps no reference to pkt and does not change it.
 func (f *Filter) Egress(pkt []byte) Result { return f.judge(pkt, egress) }
 
+// EgressCut is Egress for a packet that is to be cut into segments, at least 1, when it passes: as many are counted. A refused one is counted
+// once, as it is never cut.
+func (f *Filter) EgressCut(pkt []byte, segments int) Result { return f.judgeCut(pkt, egress, segments) }
+
 // Ingress judges a decrypted IP packet from a peer. It keeps no reference to pkt and does not change it. That the source address
 // belongs to the peer which sent the packet is for the tunnel to have checked.
 func (f *Filter) Ingress(pkt []byte) Result { return f.judge(pkt, ingress) }
 
-func (f *Filter) judge(pkt []byte, dir direction) Result {
-	if taps := f.taps.Load(); taps != nil {
-		return f.judgeWatched(*taps, pkt, dir)
-	}
+func (f *Filter) judge(pkt []byte, dir direction) Result { return f.judgeCut(pkt, dir, 1) }
+
+func (f *Filter) judgeCut(pkt []byte, dir direction, segments int) Result {
 	var v packet.View
+	v.CutInto(segments)
+	if taps := f.taps.Load(); taps != nil {
+		return f.judgeWatched(*taps, &v, pkt, dir)
+	}
 	reason := f.verdict(&v, pkt, dir)
 	if reason == ReasonNone {
 		return Result{Verdict: Pass}
@@ -137,7 +144,11 @@ func (f *Filter) route(v *packet.View, dir direction) Reason {
 
 // transport judges a packet with its flow's key; mayOpen tells whether this packet could open a flow at all.
 func (f *Filter) transport(v *packet.View, dir direction, k *key, mayOpen bool) Reason {
-	h := f.table.hash(k)
+	return f.transportAt(f.table.hash(k), v, dir, k, mayOpen)
+}
+
+// transportAt is transport for a key whose hash is known.
+func (f *Filter) transportAt(h uint64, v *packet.View, dir direction, k *key, mayOpen bool) Reason {
 	s := f.table.shard(h)
 	if fl := s.find(h, k); fl != nil {
 		if reason, known := f.follow(fl, v, dir); known {

@@ -102,12 +102,13 @@ func (fl *flow) ended() bool { return fl.state == stateTimeWait || fl.state == s
 // connected tells whether both SYNs of a TCP connection were seen, and no reset that ended it.
 func (fl *flow) connected() bool { return fl.state > stateSynSent && fl.state != stateClosed }
 
-// count notes a packet of so many bytes that passed.
-func (fl *flow) count(dir direction, size int, now int64) {
-	if fl.packets[dir]++; fl.packets[dir] == 0 {
+// count notes a packet that passed, as the segments that it is to be sent in.
+func (fl *flow) count(dir direction, v *packet.View, now int64) {
+	n := uint32(v.Segments())
+	if fl.packets[dir] += n; fl.packets[dir] < n {
 		fl.carried[dir]++
 	}
-	fl.bytes += uint64(size)
+	fl.bytes += uint64(v.SegmentsLen())
 	if fl.state < stateDoubted {
 		fl.last = now
 	}
@@ -123,7 +124,7 @@ func (fl *flow) passed(dir direction) uint64 {
 func (f *Filter) follow(fl *flow, v *packet.View, dir direction) (reason Reason, known bool) {
 	fl.mu.Lock()
 	now := f.clock.coarse.Load()
-	if fl.packets[dir]%ticksPerRead == ticksPerRead-1 {
+	if fl.packets[dir]%ticksPerRead+uint32(v.Segments()) >= ticksPerRead {
 		now = f.clock.read()
 	}
 	// Under the flow's lock: see the package comment.
@@ -164,7 +165,7 @@ func (fl *flow) judge(v *packet.View, dir direction, now int64) (reason Reason, 
 		reason, known = fl.followTCP(v, dir, now)
 	}
 	if known && reason == ReasonNone {
-		fl.count(dir, v.Len(), now)
+		fl.count(dir, v, now)
 	}
 	return reason, known
 }

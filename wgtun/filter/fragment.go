@@ -204,7 +204,7 @@ func (f *Filter) countFragment(w *whole, v *packet.View, dir direction) {
 	fl := w.fl
 	fl.mu.Lock()
 	if fl.origin != nil {
-		fl.count(dir, v.Len(), f.clock.coarse.Load())
+		fl.count(dir, v, f.clock.coarse.Load())
 	}
 	fl.mu.Unlock()
 }

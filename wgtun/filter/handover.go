@@ -302,6 +302,8 @@ func (r *handoverReader) sound(fl *flow, idle, age int64) bool {
 		return false
 	case fl.dir > ingress, idle < 0, idle > century, age < 0, age > century, fl.ends[0].scale > maxScale, fl.ends[1].scale > maxScale:
 		return false
+	case !fl.ends[0].offered(), !fl.ends[1].offered():
+		return false
 	case fl.state == stateCut:
 		return true
 	case fl.state == stateDatagram:

@@ -188,6 +188,7 @@ func TestDamagedHandoverIsRefusedWhole(t *testing.T) {
 		"a forgotten flow": set(flowAt+40, byte(stateForgotten)), "a datagram's state for TCP": set(flowAt+40, 99),
 		"no such direction": set(flowAt+41, 2), "idle before it began": set(flowAt+43+7, 0x80), "no such peer": set(flowAt+59, 9), "no such rule": set(flowAt+63, 9),
 		"more peers than there is room for": set(8, 0xff, 0xff, 0xff, 0xff), "too great a window scale": set(flowAt+91+16, 15),
+		"a window without a scale that is beyond 16 bits": set(flowAt+91+12, 0, 0, 1, 0), "a window of the whole sequence space": set(flowAt+111+12, 0xff, 0xff, 0xff, 0xff),
 	}
 	for n := range len(whole) {
 		bad[string(binary.AppendVarint([]byte("cut at "), int64(n)))] = whole[:n]

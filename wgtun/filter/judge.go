@@ -176,7 +176,7 @@ func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) Reason {
 		seg := o.v.TCP()
 		fl.openTCP(o.v, &seg, o.dir)
 	}
-	fl.count(o.dir, o.v.Len(), now)
+	fl.count(o.dir, o.v, now)
 	if o.old != nil {
 		s.replace(o.h, o.old, fl)
 	} else {

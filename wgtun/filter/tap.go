@@ -57,22 +57,21 @@ func (f *Filter) changeTaps(change func([]*Tap) []*Tap) {
 }
 
 // judgeWatched judges a packet and shows it to the taps that want it.
-func (f *Filter) judgeWatched(taps []*Tap, pkt []byte, dir direction) Result {
-	var v packet.View
+func (f *Filter) judgeWatched(taps []*Tap, v *packet.View, pkt []byte, dir direction) Result {
 	var early admission
 	if v.Parse(pkt) == packet.FaultNone && v.IsLaterFragment() {
 		// The last one of a packet takes the record of the whole with it.
-		early = f.admissionOf(&v, dir)
+		early = f.admissionOf(v, dir)
 	}
 	result := Result{Verdict: Pass}
-	if reason := f.verdict(&v, pkt, dir); reason != ReasonNone {
-		result = f.refuse(&v, dir, reason)
+	if reason := f.verdict(v, pkt, dir); reason != ReasonNone {
+		result = f.refuse(v, dir, reason)
 	}
 	wants := func(t *Tap) bool { return result.Verdict == Pass && t.Passed || result.Verdict != Pass && t.Denied }
 	if !slices.ContainsFunc(taps, wants) {
 		return result
 	}
-	s := f.sight(&v, dir, result, early)
+	s := f.sight(v, dir, result, early)
 	s.Packet = pkt
 	for _, t := range taps {
 		if wants(t) {

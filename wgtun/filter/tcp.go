@@ -13,6 +13,9 @@ type tcpEnd struct {
 	fin    bool // it sent FIN, the last of its sequence space
 }
 
+// offered tells whether an end can have offered its largest window: 16 bits, shifted by its scale.
+func (e *tcpEnd) offered() bool { return uint64(e.maxWin) <= 0xffff<<(e.scale&15) }
+
 const (
 	// leastWindow is assumed of ends that offered less: retransmissions and probes may lie that far back.
 	leastWindow = 1 << 16

@@ -39,6 +39,8 @@ type View struct {
 	more     bool
 	fragAt   uint16 // bytes
 	fragID   uint32
+
+	further uint16 // segments beside the first that the packet is to be cut into
 }
 
 // Parse makes v a view of b, which must be one whole IP packet and nothing else. It returns FaultNone or why b was refused; then v is
@@ -72,6 +74,27 @@ func (v *View) Bytes() []byte { return v.pkt }
 
 // Len is the packet's length in bytes, headers included.
 func (v *View) Len() int { return len(v.pkt) }
+
+// CutInto notes that the packet is one of several in one, and is to be cut into n segments, 1 to 65535 (generic segmentation offload).
+func (v *View) CutInto(n int) { v.further = uint16(n - 1) }
+
+// Segments is how many packets it is to be sent as: 1, unless CutInto said otherwise.
+func (v *View) Segments() int { return 1 + int(v.further) }
+
+// SegmentsLen is the length in bytes of all of them together. Each has the packet's headers.
+func (v *View) SegmentsLen() int {
+	if v.further == 0 {
+		return len(v.pkt)
+	}
+	headers := v.l4
+	switch v.proto {
+	case ProtoTCP:
+		headers += int(v.pkt[v.l4+12]>>4) * 4
+	case ProtoUDP:
+		headers += 8
+	}
+	return len(v.pkt) + int(v.further)*headers
+}
 
 // IsIPv6 tells the family.
 func (v *View) IsIPv6() bool { return v.v6 }
