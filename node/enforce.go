@@ -174,6 +174,8 @@ func (n *Node) apply() (cut int, err error) {
 	n.takeFlows()
 	if err := n.id.meet(j.met); err != nil {
 		n.noteSave(err)
+	} else {
+		n.map_.judged.met = nil // they are known now; there may be thousands
 	}
 	return len(applied.Cut), nil
 }

@@ -106,7 +106,7 @@ type uses struct{ src, dst []int32 }
 
 // compile makes rs fast. peers supplies the lasting peer of each node.
 func (c *clock) compile(rs *acl.Ruleset, self acl.NodeID, offset time.Duration, peers *registry) *ruleset {
-	out := &ruleset{source: rs, offset: offset, self: self, hosts: map[packet.Addr]host{}}
+	out := &ruleset{source: rs, offset: offset, self: self, nodes: make([]node, 0, len(rs.Subjects)), hosts: map[packet.Addr]host{}}
 	out.allow = c.index(rs.Rules, offset)
 	// A rule with a restriction that this build does not know allows nothing; a deny with one refuses all the same.
 	for i := range rs.Rules {
