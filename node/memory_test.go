@@ -22,7 +22,7 @@ func TestMemoryOfPermittedPeers(t *testing.T) {
 	few, goroutines := agentWith(t, 20)
 	many, more := agentWith(t, 10000)
 	t.Logf("live memory of the agent: %d bytes with 20 permitted peers, %d with 10,000: %d for each more", few, many, (many-few)/9980)
-	if limit := few*3/2 + 9980*1024; many > limit {
+	if limit := few*3/2 + 9980*(1024+heavier); many > limit {
 		t.Errorf("%d bytes with 10,000 permitted peers, at most %d are due: half more than with 20, and 1 KiB for each more", many, limit)
 	}
 	if more > goroutines+10 { // some are of the session that is tried again and again

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -183,12 +184,44 @@ func (s *shard) find(h uint64, k *key) *flow {
 
 // all yields the shard's flows. The caller holds mu.
 func (s *shard) all(yield func(*flow) bool) {
-	t := s.slots.Load()
-	for i := range t.at {
-		if fl := t.at[i].fl.Load(); fl != nil && !yield(fl) {
-			return
+	for some := range slices.Chunk(s.slots.Load().at, lookAhead) {
+		fetchAll(some)
+		for i := range some {
+			if fl := some[i].fl.Load(); fl != nil && !yield(fl) {
+				return
+			}
 		}
 	}
+}
+
+// lookAhead is how many slots a walk fetches the flows of at the same time.
+const lookAhead = 16
+
+// fetchAll looks at all flows, as fetch does, and at their origins. The caller holds no flow's lock.
+//
+//go:noinline
+func fetchAll(some []slot) (sum uint64) {
+	var flows [lookAhead]*flow
+	for i := range some {
+		if fl := some[i].fl.Load(); fl != nil {
+			flows[i] = fl
+			sum += fl.k.local.Hi + fl.k.meta
+		}
+	}
+	var origins [lookAhead]*origin
+	for i, fl := range flows {
+		if fl != nil {
+			fl.mu.Lock()
+			origins[i] = fl.origin
+			fl.mu.Unlock()
+		}
+	}
+	for _, o := range origins {
+		if o != nil {
+			sum += uint64(o.opened) // never changes
+		}
+	}
+	return sum
 }
 
 // locked yields the shard's flows, each while its lock is held.
