@@ -50,6 +50,7 @@ type Config struct {
 	PolicyPoll                time.Duration // 0: DefaultPolicyPoll
 	Breaker                   Breaker       // when a policy commit waits for confirmation
 	Lease                     time.Duration // 0: DefaultLease; at most protocol.MaxLease
+	Reflectors                []protocol.Reflector
 	Overlay4, Overlay6        netip.Prefix  // IPv4 of /8 to /30, IPv6 of /8 to /96
 	UserNodeLife, TagNodeLife time.Duration // 0: the defaults
 	Passwords                 PasswordCost  // zero: 64 MiB, 3 passes
@@ -107,6 +108,9 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	}
 	if err := c.loadReceipts(ctx); err != nil {
 		return nil, fmt.Errorf("load receipts: %w", err)
+	}
+	if err := c.noteNetwork(ctx); err != nil {
+		return nil, fmt.Errorf("note what maps say of the network: %w", err)
 	}
 	c.began, c.bound = time.Now(), c.now().Add(config.Lease)
 	if config.Breaker.Off {

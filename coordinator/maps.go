@@ -118,11 +118,9 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 			Subject: acl.Subject{Node: n.ID, Owner: n.Owner, Addresses: n.Addresses},
 			Name:    n.Name, Login: w.login(n), Tags: n.Tags, Expires: n.Expires, Quarantined: n.Quarantined,
 		},
-		Network: protocol.Network{
-			Overlay: overlays(c.config),
-			Policy:  w.current.info(),
-		},
+		Network: c.config.network(),
 	}
+	content.Network.Policy = w.current.info()
 	if !reachable(n) {
 		return content
 	}

@@ -66,11 +66,15 @@ type Tx interface {
 type generationReader interface {
 	// Generation is that of the last change to any map, and when it was committed. It is at least 1.
 	Generation() (uint64, time.Time, error)
+	// NetworkTold is what SetNetworkTold kept; empty at first.
+	NetworkTold() ([]byte, error)
 }
 
 type generationWriter interface {
 	// SetGeneration raises the generation, as of Now. A lower or equal one is an error.
 	SetGeneration(uint64) error
+	// SetNetworkTold keeps the hash of what maps say of the network by the coordinator's configuration.
+	SetNetworkTold([]byte) error
 }
 
 // Changes are the rows that were written since some revision, as they are now.

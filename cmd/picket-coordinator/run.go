@@ -24,6 +24,8 @@ import (
 	"picket.internal/coordinator/httpapi"
 	"picket.internal/coordinator/keydir"
 	"picket.internal/coordinator/opsocket"
+	"picket.internal/coordinator/protocol"
+	"picket.internal/coordinator/reflector"
 	"picket.internal/coordinator/sqlite"
 	"picket.internal/coordinator/web"
 )
@@ -59,7 +61,12 @@ func serve(ctx context.Context, s settings, out io.Writer) error {
 		return err
 	}
 	defer store.Close()
-	c, err := newCoordinator(ctx, s, dir, store, policy)
+	reflectors, err := listenReflect(ctx, s.reflect, s.logger)
+	if err != nil {
+		return err
+	}
+	defer reflectors.Close()
+	c, err := newCoordinator(ctx, s, dir, store, policy, reflectors)
 	if err != nil {
 		return err
 	}
@@ -83,7 +90,7 @@ func serve(ctx context.Context, s settings, out io.Writer) error {
 	if err := greet(ctx, out, s, c, join); err != nil {
 		return err
 	}
-	return keepRunning(ctx, s, c, policy, tls.NewListener(listener, tlsConfig), socket, handler)
+	return keepRunning(ctx, s, c, policy, reflectors, tls.NewListener(listener, tlsConfig), socket, handler)
 }
 
 // listenError says in words why a port cannot be had.
@@ -121,10 +128,13 @@ func openPolicy(p policySettings, dir string) (source, error) {
 	return nil, nil
 }
 
-func newCoordinator(ctx context.Context, s settings, dir *keydir.Dir, store *sqlite.Store, policy source) (*coordinator.Coordinator, error) {
+func newCoordinator(ctx context.Context, s settings, dir *keydir.Dir, store *sqlite.Store, policy source, reflectors *reflector.Server) (*coordinator.Coordinator, error) {
 	config := coordinator.Config{
 		Store: store, Key: dir.Key, Network: dir.Network, Salt: dir.Salt, URL: s.url.String(),
 		PolicyPoll: s.policy.poll, Breaker: s.policy.breaker, Lease: s.lease, Overlay4: s.overlay4, Overlay6: s.overlay6, Logger: s.logger,
+	}
+	for _, port := range reflectors.Ports() {
+		config.Reflectors = append(config.Reflectors, protocol.Reflector{Port: port})
 	}
 	if policy != nil { // a nil source in the interface would not be nil
 		config.Policy = policy
@@ -220,9 +230,10 @@ func greet(ctx context.Context, out io.Writer, s settings, c *coordinator.Coordi
 }
 
 // keepRunning keeps everything going until ctx ends or one part fails.
-func keepRunning(ctx context.Context, s settings, c *coordinator.Coordinator, policy source, l, socket net.Listener, h http.Handler) error {
+func keepRunning(ctx context.Context, s settings, c *coordinator.Coordinator, policy source, reflectors *reflector.Server, l, socket net.Listener, h http.Handler) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.Run(ctx) })
+	group.Go(func() error { return reflectors.Run(ctx) })
 	group.Go(func() error {
 		return opsocket.Serve(ctx, socket, opsocket.Handler(c, s.url.String(), s.logger))
 	})

@@ -62,6 +62,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "addresses4", Value: "100.64.0.0/10", Usage: "overlay IPv4 `RANGE`; it can only grow once nodes have addresses from it"},
 		&cli.StringFlag{Name: "addresses6", Value: "fd70:696b:6574::/48", Usage: "overlay IPv6 `RANGE`"},
 		&cli.DurationFlag{Name: "lease", Value: 12 * time.Hour, Usage: "nodes go on for `TIME` without hearing from the coordinator"},
+		&cli.StringSliceFlag{Name: "reflect-listen", Value: cli.NewStringSlice(reflectPorts...), Usage: "tell nodes at this UDP `ADDRESS` where they are seen from (STUN; repeat for more, two show what a NAT does); off: at none"},
 		&cli.StringSliceFlag{Name: "trusted-proxy", Usage: "believe X-Forwarded-For from this `ADDRESS` or range (repeat for more)"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 	}
@@ -77,6 +78,7 @@ type settings struct {
 	webhookSecret      []byte
 	overlay4, overlay6 netip.Prefix
 	lease              time.Duration
+	reflect            reflectSettings
 	proxies            clientaddr.Proxies
 	logger             *slog.Logger
 }
@@ -126,6 +128,10 @@ func readSettings(c *cli.Context) (settings, error) {
 		func() error { s.overlay4, err = readRange("--addresses4", c.String("addresses4"), true); return err },
 		func() error { s.overlay6, err = readRange("--addresses6", c.String("addresses6"), false); return err },
 		func() error { s.proxies, err = readProxies(c.StringSlice("trusted-proxy")); return err },
+		func() error {
+			s.reflect, err = readReflect(c.StringSlice("reflect-listen"), s.listen, c.IsSet("reflect-listen"))
+			return err
+		},
 		func() error { s.logger, err = newLogger(c.App.ErrWriter, c.String("log-level")); return err },
 		func() error { return atLeast("--lease", s.lease, time.Second) },
 		func() error { return atLeast("--policy-poll", s.policy.poll, time.Second) },

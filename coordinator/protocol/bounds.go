@@ -137,6 +137,10 @@ func (h *Hints) check() error {
 	return nil
 }
 
+func (s *Seek) check() error { return CheckNodeID(s.Node) }
+
+func (s *Sought) check() error { return first(CheckNodeID(s.Node), endpoints(s.Endpoints)) }
+
 func (m *Map) check() error {
 	return first(sized("header", m.Header, 1, maxHeader), sized("signature", m.Signature, signatureSize, signatureSize))
 }

@@ -41,6 +41,8 @@ var bodies = map[string]reflect.Type{
 	TypeLogout:    reflect.TypeFor[Logout](),
 	TypeAskFlows:  reflect.TypeFor[AskFlows](),
 	TypeFlows:     reflect.TypeFor[Flows](),
+	TypeSeek:      reflect.TypeFor[Seek](),
+	TypeSought:    reflect.TypeFor[Sought](),
 }
 
 // maxType bounds a type's name, and maxDepth how deep JSON may nest: the deepest message of ours (a rule's port) has 8 levels,

@@ -297,7 +297,29 @@ func (n Network) check() error {
 			return err
 		}
 	}
+	if len(n.Reflectors) > MaxReflectors {
+		return fmt.Errorf("%d reflectors", len(n.Reflectors))
+	}
+	for _, r := range n.Reflectors {
+		if err := r.check(); err != nil {
+			return err
+		}
+	}
 	return texts(maxText, n.Policy.Commit, n.Policy.File)
+}
+
+// check refuses a host that is neither an address nor of the letters of a name (RFC 1123 section 2.1).
+func (r Reflector) check() error {
+	if r.Port == 0 || len(r.Host) > 253 {
+		return errors.New("a reflector without a port, or with a long name")
+	}
+	if a, err := netip.ParseAddr(r.Host); err == nil {
+		return CheckAddr(a)
+	}
+	if !only(r.Host, func(c byte) bool { return lowerAlnum(c) || c >= 'A' && c <= 'Z' || c == '-' || c == '.' }) {
+		return errors.New("a reflector's host that is neither a name nor an address")
+	}
+	return nil
 }
 
 func (n Network) holds(a netip.Addr) bool {

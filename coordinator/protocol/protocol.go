@@ -183,6 +183,8 @@ const (
 	TypeLogout    = "logout"    // node: remove me
 	TypeAskFlows  = "ask-flows" // coordinator: which flows are live? A node of an older version is silent
 	TypeFlows     = "flows"     // node: the answer
+	TypeSeek      = "seek"      // node: it has no direct path to a peer and wants one
+	TypeSought    = "sought"    // coordinator: a peer seeks this node
 )
 
 // Hello opens a session. Nonce is 32 random bytes.
@@ -287,6 +289,18 @@ type Hint struct {
 	Online    bool             `json:"online"`
 }
 
+// Seek names a peer of the sender's map to which it wants a direct path and has none. Who has no such peer is told nothing.
+type Seek struct {
+	Node acl.NodeID `json:"node"`
+}
+
+// Sought says which peer seeks the receiver, and where that peer may be found: pings that both send at once open the way through the
+// address translators of both.
+type Sought struct {
+	Node      acl.NodeID       `json:"node"`
+	Endpoints []netip.AddrPort `json:"endpoints"` // at most MaxEndpoints
+}
+
 // Header is the signed head of a map: it speaks for the entries by their digest.
 type Header struct {
 	Network    NetworkID  `json:"network"`
@@ -342,6 +356,17 @@ type Peer struct {
 type Network struct {
 	Overlay []netip.Prefix `json:"overlay"` // overlay ranges, IPv4 and IPv6
 	Policy  PolicyInfo     `json:"policy"`
+	// Reflectors tell nodes under which address the world sees them; at most MaxReflectors.
+	Reflectors []Reflector `json:"reflectors,omitempty"`
+}
+
+// MaxReflectors bounds Network.Reflectors.
+const MaxReflectors = 16
+
+// Reflector is a UDP port that answers STUN binding requests (RFC 8489) of at least 44 bytes.
+type Reflector struct {
+	Host string `json:"host,omitempty"` // a name or an address; empty: the host of the URL by which the node reaches its coordinator
+	Port uint16 `json:"port"`
 }
 
 // PolicyInfo says which policy the rules come from.

@@ -27,6 +27,16 @@ func (t *tx) SetGeneration(g uint64) error {
 	return err
 }
 
+func (t *tx) NetworkTold() (told []byte, err error) {
+	err = t.sql.QueryRowContext(t.ctx, "SELECT told FROM network").Scan(&told)
+	return told, err
+}
+
+func (t *tx) SetNetworkTold(told []byte) error {
+	_, err := t.exec("UPDATE network SET told = ?1", told)
+	return err
+}
+
 func scanPolicy(s scanner) (p coordinator.PolicyRow, err error) {
 	err = s.Scan(&p.Text, &p.Source, &p.Commit, &p.Author, &p.Subject, &p.Signer, &p.SignerKey, stamp{&p.Committed}, stamp{&p.InForce}, &p.Generation, &p.By)
 	return p, err
