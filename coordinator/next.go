@@ -9,7 +9,7 @@ import (
 )
 
 // What Next sends, most important first: the end of the session; a map, when the world is newer than what the node holds; a renewed
-// lease; the question for its live flows; hints; a sign of life.
+// lease; the question for its live flows; who seeks it; hints; a sign of life.
 
 // leaseShare is which part of the lease passes between two signatures of one map: a node that loses its coordinator keeps at least five
 // sixths of the lease.
@@ -65,6 +65,9 @@ func (s *Session) step() (Outgoing, time.Duration, error) {
 	}
 	if ask, ok := s.takeAsk(); ok {
 		return Outgoing{protocol.TypeAskFlows, ask}, 0, nil
+	}
+	if sought, ok := s.takeSeeker(); ok {
+		return Outgoing{protocol.TypeSought, sought}, 0, nil
 	}
 	if hints := s.takeHints(); len(hints) > 0 {
 		return Outgoing{protocol.TypeHints, protocol.Hints{Hints: hints}}, 0, nil

@@ -34,6 +34,7 @@ type budget struct {
 	changes  *rate.Limiter // of its certificate or facts: each makes new maps for its peers
 	evidence *rate.Limiter // audit records
 	replaced *rate.Limiter // audit records
+	seeks    *rate.Limiter // each has another node ping
 
 	mu     sync.Mutex
 	unsaid []unsaid // at most one a peer, oldest first
@@ -50,6 +51,7 @@ func (b *budgets) of(id acl.NodeID) *budget {
 			changes:  rate.NewLimiter(rate.Every(10*time.Second), 10),
 			evidence: rate.NewLimiter(rate.Every(10*time.Second), 5),
 			replaced: rate.NewLimiter(rate.Every(time.Minute), 5),
+			seeks:    rate.NewLimiter(5, 50),
 		}
 	}
 	return b.byNode[id]

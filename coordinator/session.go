@@ -33,6 +33,7 @@ type Session struct {
 	resync    bool                    // the next map is a whole one
 	endpoints []netip.AddrPort        // where the node says its UDP port may be reached
 	news      map[acl.NodeID]struct{} // peers whose hints are to be sent
+	seekers   map[acl.NodeID]struct{} // peers that seek this node
 	digests   map[uint64]string       // of the maps sent, by generation, for receipts
 	newest    uint64                  // the newest of them
 	leaseEnds time.Time               // of the last header sent
@@ -103,6 +104,7 @@ func (c *Coordinator) attach(ctx context.Context, h protocol.Hello, ch protocol.
 		c: c, node: h.Node, device: h.Device, from: from, began: now, last: context.WithoutCancel(ctx), wake: make(chan struct{}, 1),
 		sent:    sent{first: true, generation: h.Generation, digest: string(h.Digest)},
 		news:    make(map[acl.NodeID]struct{}),
+		seekers: make(map[acl.NodeID]struct{}),
 		digests: make(map[uint64]string),
 	}
 	s.heard.Store(now.UnixNano())

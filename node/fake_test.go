@@ -22,6 +22,7 @@ import (
 	"picket.internal/wgtun"
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
+	"picket.internal/wgtun/path"
 )
 
 // fakeOverlay keeps what it was given. It opens at once and closes when told.
@@ -46,6 +47,11 @@ type fakeOverlay struct {
 	awaits  bool           // Restore, since before the first state
 	traffic *filter.Filter // has the rules of the last state
 	caught  []filter.Evidence
+
+	reflectors, reflexive []netip.AddrPort
+	observed              map[int][]netip.AddrPort // by how many peers at least
+	reprobed              int
+	sought                []acl.NodeID
 }
 
 func (o *fakeOverlay) Run(ctx context.Context) error {
@@ -99,6 +105,30 @@ func (o *fakeOverlay) Restore(b []byte, ago time.Duration) (int, error) {
 func (o *fakeOverlay) AwaitRestore(time.Duration)            { o.awaits = len(o.states) == 0 }
 func (o *fakeOverlay) Hint(n acl.NodeID, a []netip.AddrPort) { o.hints[n] = a }
 func (o *fakeOverlay) Stats() wgtun.Stats                    { return wgtun.Stats{Port: 41641} }
+func (o *fakeOverlay) SetReflectors(a []netip.AddrPort, _ bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.reflectors = a
+}
+func (o *fakeOverlay) Reflect()                                     {}
+func (o *fakeOverlay) Reflections() []path.Reflection               { return nil }
+func (o *fakeOverlay) Hairpin(context.Context, netip.AddrPort) bool { return false }
+func (o *fakeOverlay) Observed(least int) []netip.AddrPort          { return o.observed[least] }
+func (o *fakeOverlay) Reflexive() []netip.AddrPort {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.reflexive
+}
+func (o *fakeOverlay) Reprobe() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.reprobed++
+}
+func (o *fakeOverlay) Sought(n acl.NodeID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sought = append(o.sought, n)
+}
 func (o *fakeOverlay) Census(limit int) filter.Census {
 	c := o.census
 	c.Counts = c.Counts[:min(limit, len(c.Counts))]
@@ -150,6 +180,7 @@ type fakeSession struct {
 	receipts  []protocol.Receipt
 	flows     []protocol.Flows
 	evidence  []protocol.Evidence
+	seeks     []acl.NodeID
 	resyncs   int
 	logoutErr error
 	ended     bool
@@ -173,6 +204,7 @@ func (s *fakeSession) Receipt(r protocol.Receipt) {
 	s.receipts = append(s.receipts, r)
 	s.mu.Unlock()
 }
+func (s *fakeSession) Seek(n acl.NodeID)      { s.seeks = append(s.seeks, n) }
 func (s *fakeSession) Flows(f protocol.Flows) { s.flows = append(s.flows, f) }
 func (s *fakeSession) Evidence(e protocol.Evidence) {
 	s.mu.Lock()

@@ -66,6 +66,7 @@ type Node struct {
 	trouble  trouble
 	login    *localapi.Login
 	contact  contact
+	mirrored mirrored
 	timer    *time.Timer // of the next deadline
 	blocked  bool        // an overlay that is closed may have left the host as it was
 }
@@ -263,6 +264,7 @@ func (n *Node) tend(ctx context.Context) {
 		}
 		n.settle(0)
 	}
+	n.mirror(ctx)
 	n.tellEvidence()
 	if !n.clock.now().Before(n.id.renew) {
 		n.report(false)

@@ -47,6 +47,7 @@ type overlay interface {
 	// Interface is the name of the host's network interface, "" when there is none.
 	Interface() string
 	traffic
+	reachability
 }
 
 // traffic shows what crosses the filter; it waits for nothing.
@@ -69,7 +70,10 @@ type overlayConfig struct {
 	// proxies are the listeners of this agent's own proxies, to which no peer is joined: whoever reaches them acts as this node.
 	proxies []net.Listener
 	onCut   func([]filter.Cut)
-	logger  *slog.Logger
+	// onSeek and onReflected are wgtun.Config's.
+	onSeek      func(context.Context, acl.NodeID)
+	onReflected func(context.Context)
+	logger      *slog.Logger
 }
 
 // Userspace, as Config.TUN, takes a network stack inside the process in place of an interface.

@@ -52,8 +52,8 @@ func openTUN(c overlayConfig) (overlay, error) {
 	o := &tunOverlay{name: name, mtu: c.mtu, host: host, logger: c.logger, forgetter: hostnet.NewForgetter(c.logger)}
 	o.Tunnel, err = wgtun.New(wgtun.Config{
 		TUN: device, Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, Mark: hostnet.Mark,
-		OnCut:   func(cuts []filter.Cut) { o.forget(cuts); c.onCut(cuts) },
-		Overlay: c.ranges, AllowLoopback: c.loopback,
+		OnCut:  func(cuts []filter.Cut) { o.forget(cuts); c.onCut(cuts) },
+		OnSeek: c.onSeek, OnReflected: c.onReflected, Overlay: c.ranges, AllowLoopback: c.loopback,
 	})
 	if err != nil {
 		device.Close()

@@ -28,6 +28,7 @@ type session interface {
 	SetReport(protocol.Report)
 	Receipt(protocol.Receipt)
 	Flows(protocol.Flows)
+	Seek(acl.NodeID)
 	Evidence(protocol.Evidence)
 	Resync()
 	Logout(ctx context.Context) error
@@ -90,12 +91,15 @@ func (n *Node) endpoints() []netip.AddrPort {
 	if port == 0 {
 		return nil
 	}
+	public := n.public(n.overlay.overlay)
 	local := hostnet.Local{TUN: n.overlay.overlay.Interface(), Overlay: n.map_.held.content.Network.Overlay, Loopback: n.config.Loopback}
 	found, err := hostnet.Candidates(port, local)
 	if err != nil {
 		n.log.Warn("the host's addresses cannot be listed", "reason", err)
 	}
-	return found
+	found = slices.DeleteFunc(found, func(a netip.AddrPort) bool { return slices.Contains(public, a) })
+	all := append(public, found...)
+	return all[:min(len(all), protocol.MaxEndpoints)]
 }
 
 // report tells the coordinator what changed of endpoints and certificate since the last time; force tells it anyway.

@@ -177,6 +177,17 @@ func (r *roster) of(node acl.NodeID) (installed, bool) {
 	return m.installed, true
 }
 
+// named is whose key that is now.
+func (r *roster) named(k key.TunnelPublic) (acl.NodeID, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.peers[k]
+	if m == nil || r.nodes[m.peer.Node] != m {
+		return "", false
+	}
+	return m.peer.Node, true
+}
+
 // limit is how long datagrams to a node may be: see path.Bind.Limit.
 func (r *roster) limit(node acl.NodeID) *atomic.Int32 {
 	in, ok := r.of(node)

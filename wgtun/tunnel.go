@@ -40,6 +40,7 @@ type Tunnel struct {
 	applying sync.Mutex     // held through Apply and whatever else must not run beside it
 	policy   *filter.Policy // in the filter; guarded by applying
 	roster   *roster
+	notices  *notices // of the paths
 
 	mu         sync.Mutex // guards what follows
 	generation uint64
@@ -72,7 +73,7 @@ func New(c Config) (*Tunnel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new tunnel: ask the MTU: %w", err)
 	}
-	r := newRoster(c.Logger)
+	r, n := newRoster(c.Logger), newNotices()
 	t := &Tunnel{
 		config: c,
 		logger: c.Logger,
@@ -86,6 +87,8 @@ func New(c Config) (*Tunnel, error) {
 			Overlay:       c.Overlay,
 			AllowLoopback: c.AllowLoopback,
 			Wake:          r.bell.ring,
+			Seek:          n.seek.ring,
+			Reflected:     n.reflect,
 			MaxDatagram:   mtu + device.MessageTransportSize,
 		}),
 		inject:    newInjector(),
@@ -94,6 +97,7 @@ func New(c Config) (*Tunnel, error) {
 		ready:     make(chan struct{}),
 		newEngine: newWireguard,
 		roster:    r,
+		notices:   n,
 	}
 	r.path = t.path
 	t.tun = newGuardedTUN(c.TUN, t.filter, t.inject, t.out, t.in)
@@ -116,6 +120,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 	tasks.Go(t.tun.forwardEvents)
 	tasks.Go(func() { t.inject.run(ctx, t.config.TUN) })
 	tasks.Go(func() { t.sweep(ctx) })
+	tasks.Go(func() { t.runReach(ctx) })
 	tasks.Go(func() {
 		if err := t.path.Run(ctx); err != nil {
 			cancel(fmt.Errorf("run paths: %w", err))
@@ -276,12 +281,6 @@ func (t *Tunnel) Restore(saved []byte, ago time.Duration) (cut int, err error) {
 
 // TakeEvidence returns what peers sent that they would not have sent by the rules, one entry a peer, and forgets it.
 func (t *Tunnel) TakeEvidence() []filter.Evidence { return t.filter.TakeEvidence() }
-
-// Observed lists the addresses under which peers have lately seen this node, those seen by most first. Each is a peer's word only.
-func (t *Tunnel) Observed() []netip.AddrPort { return t.path.Observed() }
-
-// Reprobe asks for all paths in use anew, at once: after a change of addresses or routes, and after sleep.
-func (t *Tunnel) Reprobe() { t.path.Reprobe() }
 
 // Port is the UDP port in use; 0 while none is.
 func (t *Tunnel) Port() uint16 { return t.path.LocalPort() }

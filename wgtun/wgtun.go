@@ -13,6 +13,7 @@
 package wgtun
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -46,6 +47,10 @@ type Config struct {
 	// OnCut is told of every flow cut, once, by whoever caused it, without blocking the tunnel for long; it may be called
 	// concurrently and must not call Apply, Hint or Extend. May be nil.
 	OnCut func([]filter.Cut)
+	// OnSeek is told of a peer in use to which there is no direct path, at once and then less and less often; OnReflected that Reflexive has
+	// something new to say. They may take their time until ctx, which ends with the tunnel. Either may be nil.
+	OnSeek      func(ctx context.Context, node acl.NodeID)
+	OnReflected func(ctx context.Context)
 }
 
 // Peer is a node this one may exchange flows with, its certificate already verified by the caller.

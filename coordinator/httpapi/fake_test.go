@@ -164,8 +164,9 @@ func (s *fakeSession) Evidence(_ context.Context, e protocol.Evidence) error {
 func (s *fakeSession) Flows(_ context.Context, f protocol.Flows) error {
 	return s.hear(protocol.TypeFlows, f)
 }
-func (s *fakeSession) Alive()  {}
-func (s *fakeSession) Resync() { _ = s.hear(protocol.TypeResync, protocol.Resync{}) }
+func (s *fakeSession) Seek(q protocol.Seek) error { return s.hear(protocol.TypeSeek, q) }
+func (s *fakeSession) Alive()                     {}
+func (s *fakeSession) Resync()                    { _ = s.hear(protocol.TypeResync, protocol.Resync{}) }
 func (s *fakeSession) Logout(context.Context) error {
 	return s.hear(protocol.TypeLogout, protocol.Logout{})
 }

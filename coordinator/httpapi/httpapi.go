@@ -42,6 +42,7 @@ type Session interface {
 	Receipt(ctx context.Context, r protocol.Receipt) error
 	Evidence(ctx context.Context, e protocol.Evidence) error
 	Flows(ctx context.Context, f protocol.Flows) error
+	Seek(s protocol.Seek) error
 	Resync()
 	Alive()
 	Logout(ctx context.Context) error

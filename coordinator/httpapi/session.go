@@ -207,6 +207,8 @@ func dispatch(ctx context.Context, s Session, m protocol.Message) error {
 		return s.Evidence(ctx, b)
 	case protocol.Flows:
 		return s.Flows(ctx, b)
+	case protocol.Seek:
+		return s.Seek(b)
 	case protocol.Resync:
 		s.Resync()
 	case protocol.Logout:

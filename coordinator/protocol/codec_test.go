@@ -42,6 +42,8 @@ func testBodies(t testing.TB) map[string]any {
 		TypeLogout:   Logout{},
 		TypeAskFlows: AskFlows{Ask: 3, Max: MaxFlows},
 		TypeFlows:    testFlows(),
+		TypeSeek:     Seek{Node: "n2"},
+		TypeSought:   Sought{Node: "n2", Endpoints: report.Endpoints},
 	}
 }
 

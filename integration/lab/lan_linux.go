@@ -15,6 +15,8 @@ type LAN struct {
 	world *World
 	sw    *Switch
 	n     int
+
+	routed bool // place 1 is a router
 }
 
 // LAN makes the network of that number, 1 to 99. Privileged worlds only.
@@ -24,7 +26,7 @@ func (w *World) LAN(n int) (*LAN, error) {
 		return nil, err
 	}
 	w.cleanup.add(func() { _ = sw.Close() })
-	return &LAN{w, sw, n}, nil
+	return &LAN{world: w, sw: sw, n: n}, nil
 }
 
 // Address is the IPv4 address of place i, Address6 the IPv6 one.

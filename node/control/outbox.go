@@ -3,13 +3,18 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
+	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
 )
 
 // maxEvidence bounds what is kept to be told; beyond it the oldest is forgotten.
 const maxEvidence = 64
+
+// maxSeeks bounds how many peers are sought at once.
+const maxSeeks = 64
 
 // outbox holds what is to be said: state where only the newest counts (report, receipt, live flows), and evidence. It outlives connections.
 type outbox struct {
@@ -21,6 +26,7 @@ type outbox struct {
 	receipt    protocol.Receipt // Generation 0: none yet
 	newReceipt bool
 	evidence   []protocol.Evidence
+	seeks      []acl.NodeID   // each once
 	flows      protocol.Flows // Ask 0: none to be sent
 	resync     bool
 	logout     bool
@@ -63,6 +69,15 @@ func (o *outbox) addEvidence(e protocol.Evidence) {
 	o.evidence = append(o.evidence, e)
 }
 
+// Seek asks the coordinator to have a peer ping this node. What is not sent when the connection ends is dropped, as is what is beyond 64.
+func (s *Session) Seek(node acl.NodeID) {
+	s.out.change(func() {
+		if len(s.out.seeks) < maxSeeks && !slices.Contains(s.out.seeks, node) {
+			s.out.seeks = append(s.out.seeks, node)
+		}
+	})
+}
+
 // Flows answers the coordinator's newest question; an answer that is not sent when another comes, or when the connection ends, is dropped.
 func (s *Session) Flows(f protocol.Flows) { s.out.change(func() { s.out.flows = f }) }
 
@@ -94,7 +109,7 @@ func (s *Session) Logout(ctx context.Context) error {
 func (o *outbox) connected() protocol.Report {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.newReport, o.newReceipt, o.logout, o.flows = false, false, false, protocol.Flows{}
+	o.newReport, o.newReceipt, o.logout, o.flows, o.seeks = false, false, false, protocol.Flows{}, nil
 	o.ended = make(chan error, 1)
 	return o.report
 }
@@ -127,6 +142,10 @@ func (o *outbox) next() (protocol.Message, bool) {
 		f := o.flows
 		o.flows = protocol.Flows{}
 		return protocol.Message{Type: protocol.TypeFlows, Body: f}, true
+	case len(o.seeks) > 0:
+		node := o.seeks[0]
+		o.seeks = o.seeks[1:]
+		return protocol.Message{Type: protocol.TypeSeek, Body: protocol.Seek{Node: node}}, true
 	case len(o.evidence) > 0:
 		e := o.evidence[0]
 		o.evidence = o.evidence[1:]

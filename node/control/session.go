@@ -25,6 +25,8 @@ type Handler interface {
 	// OnMap takes a map as it came: it must still be opened, merged and judged.
 	OnMap(m protocol.Map)
 	OnHints(h protocol.Hints)
+	// OnSought: a peer has no direct path to this node and wants one.
+	OnSought(s protocol.Sought)
 	// OnAskFlows takes a question to be answered by Session.Flows, unless it comes too often.
 	OnAskFlows(a protocol.AskFlows)
 	// OnProblem takes a refusal by the coordinator, which has ended the session. True makes Run give up.
@@ -196,6 +198,8 @@ func (s *Session) receive(ctx context.Context, l *link) error {
 			s.c.Handler.OnMap(b)
 		case protocol.Hints:
 			s.c.Handler.OnHints(b)
+		case protocol.Sought:
+			s.c.Handler.OnSought(b)
 		case protocol.AskFlows:
 			s.c.Handler.OnAskFlows(b)
 		case protocol.Live, nil: // heard of; or a message of a newer version

@@ -278,8 +278,9 @@ func (s *session) Evidence(_ context.Context, e protocol.Evidence) error {
 func (s *session) Flows(_ context.Context, f protocol.Flows) error {
 	return s.hear(protocol.TypeFlows, f)
 }
-func (s *session) Alive()  {}
-func (s *session) Resync() { _ = s.hear(protocol.TypeResync, protocol.Resync{}) }
+func (s *session) Seek(q protocol.Seek) error { return s.hear(protocol.TypeSeek, q) }
+func (s *session) Alive()                     {}
+func (s *session) Resync()                    { _ = s.hear(protocol.TypeResync, protocol.Resync{}) }
 func (s *session) Logout(context.Context) error {
 	s.end <- &coordinator.Error{Code: protocol.CodeRemoved, Message: "removed on its own wish"}
 	return nil
@@ -383,16 +384,18 @@ type recorder struct {
 	maps         chan protocol.Map
 	hints        chan protocol.Hints
 	asks         chan protocol.AskFlows
+	sought       chan protocol.Sought
 	stop         func(protocol.Problem) bool
 }
 
 func newRecorder() *recorder {
-	return &recorder{make(chan time.Duration, 1024), make(chan error, 1024), make(chan protocol.Map, 1024), make(chan protocol.Hints, 1024), make(chan protocol.AskFlows, 1024), func(protocol.Problem) bool { return false }}
+	return &recorder{make(chan time.Duration, 1024), make(chan error, 1024), make(chan protocol.Map, 1024), make(chan protocol.Hints, 1024), make(chan protocol.AskFlows, 1024), make(chan protocol.Sought, 1024), func(protocol.Problem) bool { return false }}
 }
 
 func (r *recorder) OnConnected(ahead time.Duration)   { r.connected <- ahead }
 func (r *recorder) OnDisconnected(err error)          { r.disconnected <- err }
 func (r *recorder) OnMap(m protocol.Map)              { r.maps <- m }
+func (r *recorder) OnSought(s protocol.Sought)        { r.sought <- s }
 func (r *recorder) OnHints(h protocol.Hints)          { r.hints <- h }
 func (r *recorder) OnAskFlows(a protocol.AskFlows)    { r.asks <- a }
 func (r *recorder) OnProblem(p protocol.Problem) bool { return r.stop(p) }

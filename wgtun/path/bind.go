@@ -19,6 +19,7 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	}
 	b.port.Store(uint32(actual))
 	b.Reprobe()
+	b.Reflect()
 	return fns, actual, nil
 }
 
@@ -160,7 +161,7 @@ func (b *Bind) sift(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
 		case looksLikeProbe(datagram):
 			b.takeProbe(datagram, from, eps[i])
 		case !looksLikeWireGuard(datagram):
-			b.drop(DropForeign, 1)
+			b.takeForeign(datagram, from)
 		default:
 			if last == nil || last.endpoint.from != from {
 				at, last = b.table.claimant(from, now)

@@ -188,7 +188,7 @@ func TestDevicesOverRealSocketsInParallel(t *testing.T) {
 		a.SetPeer(Peer{Tunnel: b.tunnel, Probe: b.probe.Public(), Candidates: []netip.AddrPort{netip.AddrPortFrom(local, b.LocalPort()), netip.AddrPortFrom(addrX, uint16(i+1))}})
 		a.Status(b.tunnel)
 		a.Stats()
-		a.Observed()
+		a.Observed(1)
 		a.Reprobe()
 		if _, _, err := a.Ping(t.Context(), b.tunnel); err != nil {
 			t.Errorf("Ping: %v", err)

@@ -80,6 +80,11 @@ type Config struct {
 
 	// Wake is called when a sleeping peer has pinged us, without waiting and perhaps more than once: see Sleep. Nil: no peer sleeps.
 	Wake func(key.TunnelPublic)
+	// Seek is called, without waiting, when a peer in use has no direct path: its own pings, sent at the same time, may open one. It is called at
+	// once and then less and less often while that lasts. Nil: nobody is told.
+	Seek func(key.TunnelPublic)
+	// Reflected is called, without waiting, when what Reflexive returns has changed. Nil: nobody is told.
+	Reflected func()
 }
 
 // Status is what is known of the path to a peer.
@@ -106,6 +111,7 @@ type Bind struct {
 	port    atomic.Uint32 // 0 while closed
 	overlay atomic.Pointer[[]netip.Prefix]
 	table   table
+	mirrors mirrors
 	counters
 
 	mu        sync.Mutex
@@ -141,6 +147,7 @@ func New(c Config) *Bind {
 		b.ladder = ladder(c.MaxDatagram)
 	}
 	b.SetOverlay(c.Overlay)
+	b.mirrors.wake = make(chan struct{}, 1)
 	return b
 }
 
@@ -191,9 +198,9 @@ func (b *Bind) Reprobe() {
 // LocalPort is the open UDP port; 0 while closed.
 func (b *Bind) LocalPort() uint16 { return uint16(b.port.Load()) }
 
-// Observed lists the addresses under which peers have lately seen us, those seen by most first, at most 8. Each is a peer's word
+// Observed lists the addresses under which at least so many peers have lately seen us, those seen by most first, at most 8. Each is these peers' word
 // only: a lying one can add one address for each IP version.
-func (b *Bind) Observed() []netip.AddrPort {
+func (b *Bind) Observed(least int) []netip.AddrPort {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
@@ -206,8 +213,10 @@ func (b *Bind) Observed() []netip.AddrPort {
 		}
 	}
 	out := make([]netip.AddrPort, 0, len(votes))
-	for a := range votes {
-		out = append(out, a)
+	for a, n := range votes {
+		if n >= least {
+			out = append(out, a)
+		}
 	}
 	slices.SortFunc(out, func(x, y netip.AddrPort) int {
 		if votes[x] != votes[y] {

@@ -57,7 +57,7 @@ func TestFirstDatagramsArriveAfterOneProbeRoundTrip(t *testing.T) {
 		if diff := cmp.Diff([]string{"answer"}, a.texts()); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff([]netip.AddrPort{at(addrA)}, a.Observed(), cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y })); diff != "" {
+		if diff := cmp.Diff([]netip.AddrPort{at(addrA)}, a.Observed(1), cmp.Comparer(func(x, y netip.AddrPort) bool { return x == y })); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -251,7 +251,7 @@ func TestPeersBehindNATAreReached(t *testing.T) {
 				if aGot < 98 || bGot < 98 {
 					t.Errorf("of 100, %d and %d arrived", aGot, bGot)
 				}
-				if seen := a.Observed(); len(seen) != 1 || seen[0].Addr() != addrN {
+				if seen := a.Observed(1); len(seen) != 1 || seen[0].Addr() != addrN {
 					t.Errorf("seen as %v", seen)
 				}
 				nat.Forget() // the router was switched off and on: a's next ping makes a new mapping

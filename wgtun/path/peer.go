@@ -54,6 +54,7 @@ type live struct {
 	budget     *rate.Limiter  // for pings to what has not answered
 	answers    *rate.Limiter  // for pongs
 	urgent     bool           // is in Bind.urgent
+	seek       seek
 }
 
 // bound is an address that the peer claims.

@@ -35,12 +35,14 @@ const (
 	DropNoPath
 	// DropCandidate is a candidate address refused: of a forbidden kind, or beyond MaxCandidates.
 	DropCandidate
+	// DropReflection is what looks like a reflector's answer and is none to a question of ours: forged, late, from another address, or a second time.
+	DropReflection
 
 	drops
 )
 
 var dropNames = [drops]string{
-	"stranger", "foreign", "malformed", "forbidden", "unknown", "limited", "unauthentic", "replayed", "unasked", "busy", "no-peer", "no-path", "candidate",
+	"stranger", "foreign", "malformed", "forbidden", "unknown", "limited", "unauthentic", "replayed", "unasked", "busy", "no-peer", "no-path", "candidate", "reflection",
 }
 
 // String is one short word, fit for a metric's label.

@@ -98,6 +98,7 @@ func (b *Bind) tendLocked(p *peer, now instant) (pings []parcel) {
 	b.expireLocked(p, now)
 	b.judgeLocked(p, now)
 	wanted := b.wantedLocked(p, now)
+	b.seekLocked(p, wanted, now)
 	if wanted && now-l.round >= roundEvery {
 		b.roundLocked(p)
 	}
