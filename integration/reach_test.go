@@ -65,3 +65,77 @@ func TestTwoNATs(t *testing.T) {
 		t.Errorf("the path back leads to %s, not to the router's %s", at, leftRouter.IP)
 	}
 }
+
+// TestNATPairs: where one of the routers lends each destination another port, the addresses told are of no use, and only what is open on the other side
+// helps: a port that its gateway maps.
+func TestNATPairs(t *testing.T) {
+	if err := lab.CanMapPorts(); err != nil {
+		t.Skipf("needs a router that maps ports: %v", err)
+	}
+	for _, protocol := range []string{"pcp", "upnp"} {
+		t.Run(protocol, func(t *testing.T) {
+			n := newNetwork(t, false, reachPolicy)
+			n.person("alice")
+			left, _ := n.behind("left", "tag:left", 21, lab.NATConfig{Random: true}, "--port-mapping=off")
+			lan, router, err := n.NAT(22, lab.NATConfig{Random: true})
+			n.must(err)
+			h, err := lan.Behind("right", 2)
+			n.must(err)
+			right, err := h.StartNode(n.ctx)
+			n.must(err)
+			n.admit(right, "right", "tag:right")
+			var a struct{ Error string }
+			if err := left.JSON(n.ctx, &a, "ping", "-c", "1", "--timeout", "3s", "right"); err == nil && a.Error == "" {
+				t.Fatal("a path between two symmetric NATs: the lab's routers do not do what they are to")
+			}
+			igd, err := lan.MapPorts(n.ctx, router, protocol)
+			n.must(err)
+			n.must(right.Process.Stop(10 * time.Second))
+			n.must(right.Start(n.ctx))
+			for _, node := range []*lab.Node{left, right} {
+				out, err := node.CLI(n.ctx, "netcheck")
+				n.must(err)
+				t.Logf("netcheck at %s:\n%s", node.Host.Name, out)
+			}
+			at, took := n.direct(left, "right", 30*time.Second)
+			t.Logf("direct at %s after %v", at, took)
+			if !strings.HasPrefix(at, router.Routable()+":") {
+				t.Errorf("the path leads to %s, not to where the router maps a port", at)
+			}
+			n.must(right.Process.Stop(10 * time.Second))
+			if leases := router.Leases(); leases != "" {
+				t.Errorf("the mapping was not given back: %q\n%s", leases, igd.Output())
+			}
+		})
+	}
+}
+
+// TestMoveToAnotherNetwork: a laptop is carried from one home to another while a TCP connection runs.
+func TestMoveToAnotherNetwork(t *testing.T) {
+	n := newNetwork(t, false, reachPolicy)
+	n.person("alice")
+	left, _ := n.behind("left", "tag:left", 31, lab.NATConfig{}, "--port-mapping=off")
+	right := n.server("right", "tag:right")
+	_, err := right.Host.Serve(n.ctx, "tcp", "0.0.0.0:7000")
+	n.must(err)
+	flow, err := left.Dial(n.ctx, "tcp", n.address(right, false)+":7000")
+	n.must(err)
+	other, router, err := n.NAT(32, lab.NATConfig{})
+	n.must(err)
+	n.must(other.Move(left.Host, 2))
+	moved := time.Now()
+	n.until("the coordinator sees the new address", 10*time.Second, func() bool {
+		at, _ := n.direct(right, "left", 10*time.Second)
+		return strings.HasPrefix(at, router.IP.String()+":")
+	})
+	t.Logf("the peer uses the new address after %v", time.Since(moved))
+	n.until("the flow goes on", 10*time.Second, func() bool { return flow.Alive(100 * time.Millisecond) })
+	t.Logf("longest gap %v", flow.LongestGap())
+	if gap := flow.LongestGap(); gap > 3*time.Second {
+		t.Errorf("the flow stood still for %v", gap)
+	}
+	n.until("the coordinator is connected from the new address", 15*time.Second, func() bool {
+		var s struct{ Connected bool }
+		return left.JSON(n.ctx, &s, "status") == nil && s.Connected
+	})
+}

@@ -345,6 +345,9 @@ func (n *Node) bound(r *running) {
 		n.id.node.Port = port
 		n.noteSave(n.id.save())
 	}
+	if n.mapper != nil {
+		n.mapper.SetPort(r.overlay.Stats().Port)
+	}
 	n.report(false)
 }
 
@@ -386,6 +389,10 @@ func (n *Node) stopOverlay() {
 		return
 	}
 	n.overlay, n.map_.inForce = nil, false
+	n.moves = moves{}
+	if n.mapper != nil {
+		n.mapper.SetPort(0)
+	}
 	r.stop()
 	<-r.done
 }

@@ -110,6 +110,7 @@ func (o *fakeOverlay) SetReflectors(a []netip.AddrPort, _ bool) {
 	defer o.mu.Unlock()
 	o.reflectors = a
 }
+func (o *fakeOverlay) Port() uint16                                 { return 41641 }
 func (o *fakeOverlay) Reflect()                                     {}
 func (o *fakeOverlay) Reflections() []path.Reflection               { return nil }
 func (o *fakeOverlay) Hairpin(context.Context, netip.AddrPort) bool { return false }
@@ -174,16 +175,17 @@ func (o *fakeOverlay) isClosed() bool {
 
 // fakeSession keeps what it was told.
 type fakeSession struct {
-	config    control.SessionConfig
-	mu        sync.Mutex
-	reports   []protocol.Report
-	receipts  []protocol.Receipt
-	flows     []protocol.Flows
-	evidence  []protocol.Evidence
-	seeks     []acl.NodeID
-	resyncs   int
-	logoutErr error
-	ended     bool
+	config     control.SessionConfig
+	mu         sync.Mutex
+	reports    []protocol.Report
+	receipts   []protocol.Receipt
+	flows      []protocol.Flows
+	evidence   []protocol.Evidence
+	reconnects int
+	seeks      []acl.NodeID
+	resyncs    int
+	logoutErr  error
+	ended      bool
 }
 
 func (s *fakeSession) Run(ctx context.Context) error {
@@ -204,6 +206,7 @@ func (s *fakeSession) Receipt(r protocol.Receipt) {
 	s.receipts = append(s.receipts, r)
 	s.mu.Unlock()
 }
+func (s *fakeSession) Reconnect()             { s.reconnects++ }
 func (s *fakeSession) Seek(n acl.NodeID)      { s.seeks = append(s.seeks, n) }
 func (s *fakeSession) Flows(f protocol.Flows) { s.flows = append(s.flows, f) }
 func (s *fakeSession) Evidence(e protocol.Evidence) {
@@ -281,6 +284,7 @@ type world struct {
 	sessions []*fakeSession
 	openErr  error
 	boot     string
+	routes   string          // of the host
 	cleaned  int             // how often leftovers were taken back
 	run      context.Context // of the agent
 	stop     func()
@@ -322,7 +326,8 @@ func (w *world) start() {
 			w.overlays = append(w.overlays, o)
 			return o, nil
 		},
-		boot: func() (string, time.Duration) { return w.boot, time.Since(time.Unix(0, 0)) },
+		routes: func() string { return w.routes },
+		boot:   func() (string, time.Duration) { return w.boot, time.Since(time.Unix(0, 0)) },
 		watch: func(ctx context.Context, _ chan<- struct{}) error {
 			<-ctx.Done()
 			return nil

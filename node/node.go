@@ -24,6 +24,7 @@ import (
 	"picket.internal/node/control"
 	"picket.internal/node/hostnet"
 	"picket.internal/node/localapi"
+	"picket.internal/node/portmap"
 	"picket.internal/node/proxy"
 	"picket.internal/node/statefile"
 )
@@ -40,7 +41,9 @@ type Config struct {
 	HTTPProxy net.Listener // on loopback; nil for none; Run closes it
 	// Loopback tells the coordinator loopback addresses, too: for several nodes on one host.
 	Loopback bool
-	Logger   *slog.Logger
+	// PortMapping asks the default gateway to lead a port to the tunnel.
+	PortMapping bool
+	Logger      *slog.Logger
 }
 
 // Node is the agent.
@@ -67,8 +70,11 @@ type Node struct {
 	login    *localapi.Login
 	contact  contact
 	mirrored mirrored
-	timer    *time.Timer // of the next deadline
-	blocked  bool        // an overlay that is closed may have left the host as it was
+	moves    moves
+	changed  chan struct{}   // of one: the host's network has changed, or is to be looked at again
+	mapper   *portmap.Mapper // nil: the gateway is asked for nothing
+	timer    *time.Timer     // of the next deadline
+	blocked  bool            // an overlay that is closed may have left the host as it was
 }
 
 // mapState is the map held, what of it is used, and what is known beside it.
@@ -124,6 +130,10 @@ func New(c Config) (*Node, error) {
 		config: c, log: c.Logger, reach: realReach(c.Logger, c.TUN), id: id, clock: newClock(0),
 		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), timer: time.NewTimer(time.Hour),
 	}
+	n.changed = make(chan struct{}, 1)
+	if c.PortMapping {
+		n.mapper = n.newMapper()
+	}
 	if err := n.loadMap(); err != nil {
 		return nil, err
 	}
@@ -136,8 +146,7 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer n.tasks.Wait()
-	changed := make(chan struct{}, 1)
-	n.startTasks(ctx, cancel, changed)
+	n.startTasks(ctx, cancel, n.changed)
 	tick := time.NewTicker(retryEvery)
 	defer tick.Stop()
 	n.reconcile(ctx)
@@ -161,7 +170,7 @@ func (n *Node) Run(ctx context.Context) error {
 			continue
 		case <-n.timer.C:
 			n.enforce()
-		case <-changed:
+		case <-n.changed:
 			n.hostChanged(ctx)
 		case <-tick.C:
 			n.tend(ctx)
@@ -181,6 +190,9 @@ func (n *Node) startTasks(ctx context.Context, fail context.CancelCauseFunc, cha
 	}
 	start(func() error { return localapi.Serve(ctx, n.config.Socket, api{n, ctx}, n.log) })
 	start(func() error { return n.watch(ctx, changed) })
+	if n.mapper != nil {
+		start(func() error { return n.mapper.Run(ctx) })
+	}
 	if l := n.config.SOCKS5; l != nil {
 		start(func() error { return proxy.NewSOCKS5(overlayNetwork{n}, n.log).Serve(ctx, l) })
 	}
@@ -265,6 +277,7 @@ func (n *Node) tend(ctx context.Context) {
 		n.settle(0)
 	}
 	n.mirror(ctx)
+	n.noteMove(ctx, n.changed)
 	n.tellEvidence()
 	if !n.clock.now().Before(n.id.renew) {
 		n.report(false)
@@ -303,6 +316,7 @@ func realReach(logger *slog.Logger, tun string) reach {
 		},
 		overlay: openOverlay,
 		watch:   hostnet.Watch,
+		routes:  hostnet.DefaultRoutes,
 		boot:    bootTime,
 		clean:   hostnet.Clean,
 	}
@@ -315,6 +329,7 @@ type reach struct {
 	overlay func(context.Context, overlayConfig) (overlay, error)
 	watch   func(ctx context.Context, changed chan<- struct{}) error
 	// boot is which start of the host this is, "" when that cannot be told, and how long ago it was, time asleep included.
-	boot  func() (string, time.Duration)
-	clean func(*slog.Logger) // takes back what an overlay left on the host
+	boot   func() (string, time.Duration)
+	routes func() string      // the host's default routes, in words
+	clean  func(*slog.Logger) // takes back what an overlay left on the host
 }

@@ -13,6 +13,7 @@ import (
 	"picket.internal/node/localapi"
 	"picket.internal/wgtun"
 	"picket.internal/wgtun/key"
+	"picket.internal/wgtun/path"
 )
 
 // Status is the state of things now.
@@ -41,12 +42,30 @@ func (v *view) peers(now time.Time) []localapi.Peer {
 		if s.Path.Kind != "" {
 			line.Path = s.Path.Kind + " " + s.Path.Addr.String()
 		}
+		if s.Path.Kind != "direct" && s.Awake {
+			line.Indirect = indirect(s.Path, line.Online)
+		}
 		out = append(out, line)
 	}
 	slices.SortFunc(out, func(a, b localapi.Peer) int {
 		return strings.Compare(a.Name+" "+string(a.Node), b.Name+" "+string(b.Node))
 	})
 	return out
+}
+
+// indirect says why there is no direct path to a peer that is in use.
+func indirect(s path.Status, online bool) string {
+	switch {
+	case s.Known == 0 && !online:
+		return "it is not connected to the coordinator, and no address of it is known"
+	case s.Known == 0:
+		return "it has told no address where it can be found"
+	case s.Silent == 0:
+		return fmt.Sprintf("none of %d addresses has been asked yet", s.Known)
+	case !online:
+		return fmt.Sprintf("%d of its %d addresses were asked and none answers; it is not connected to the coordinator either", s.Silent, s.Known)
+	}
+	return fmt.Sprintf("%d of its %d addresses were asked and none answers: see picket netcheck at both ends", s.Silent, s.Known)
 }
 
 // allowed lists what src may open at dst by the rules in force, in policy order. A refused peer may nothing.

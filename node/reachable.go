@@ -23,6 +23,7 @@ type reachability interface {
 	Hairpin(ctx context.Context, own netip.AddrPort) bool
 	Reprobe()
 	Sought(acl.NodeID)
+	Port() uint16
 }
 
 // mirrored is which reflectors the overlay was told of.
@@ -117,6 +118,11 @@ func oneOfEach(ctx context.Context, host string) (out []netip.Addr) {
 // One peer alone could otherwise have all others ping whom it likes.
 func (n *Node) public(o overlay) []netip.AddrPort {
 	out := slices.Clone(o.Reflexive())
+	if n.mapper != nil {
+		if s := n.mapper.Status(); s.Protocol != "" && !slices.Contains(out, s.Outside) {
+			out = append(out, s.Outside)
+		}
+	}
 	for _, a := range slices.Concat(o.Observed(2), o.Observed(1)) {
 		known := slices.ContainsFunc(out, func(b netip.AddrPort) bool { return a.Addr() == b.Addr() })
 		agreed := slices.Contains(o.Observed(2), a)

@@ -28,6 +28,7 @@ type session interface {
 	SetReport(protocol.Report)
 	Receipt(protocol.Receipt)
 	Flows(protocol.Flows)
+	Reconnect()
 	Seek(acl.NodeID)
 	Evidence(protocol.Evidence)
 	Resync()
@@ -82,24 +83,28 @@ func (n *Node) stopSession() {
 	n.contact.connected = false
 }
 
-// endpoints is where this node's UDP port may be reached, none before it is bound.
+// endpoints is where this node's UDP port may be reached, none before it is bound: what reflectors and the gateway say, and the host's addresses.
 func (n *Node) endpoints() []netip.AddrPort {
 	if n.overlay == nil {
 		return nil
 	}
-	port := n.overlay.overlay.Stats().Port
+	public := n.public(n.overlay.overlay)
+	all := append(public, slices.DeleteFunc(n.local(), func(a netip.AddrPort) bool { return slices.Contains(public, a) })...)
+	return all[:min(len(all), protocol.MaxEndpoints)]
+}
+
+// local is the open UDP port at the host's own addresses.
+func (n *Node) local() []netip.AddrPort {
+	port := n.overlay.overlay.Port()
 	if port == 0 {
 		return nil
 	}
-	public := n.public(n.overlay.overlay)
 	local := hostnet.Local{TUN: n.overlay.overlay.Interface(), Overlay: n.map_.held.content.Network.Overlay, Loopback: n.config.Loopback}
 	found, err := hostnet.Candidates(port, local)
 	if err != nil {
 		n.log.Warn("the host's addresses cannot be listed", "reason", err)
 	}
-	found = slices.DeleteFunc(found, func(a netip.AddrPort) bool { return slices.Contains(public, a) })
-	all := append(public, found...)
-	return all[:min(len(all), protocol.MaxEndpoints)]
+	return found
 }
 
 // report tells the coordinator what changed of endpoints and certificate since the last time; force tells it anyway.

@@ -42,7 +42,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
 			upCommand(), setCommand(), downCommand(), logoutCommand(),
-			statusCommand(), peersCommand(), pingCommand(), whyCommand(), trustCommand(),
+			statusCommand(), peersCommand(), pingCommand(), netcheckCommand(), whyCommand(), trustCommand(),
 			flowsCommand(), denialsCommand(), captureCommand(),
 			aclCommand(), runCommand(), installCommand(), uninstallCommand(),
 			versionCommand(), cliflags.Completion("picket"),

@@ -48,6 +48,9 @@ func peersTable(w io.Writer, peers []localapi.Peer, now time.Time) {
 	}
 	writeRows(w, rows, columnWidths(rows, tableWidth))
 	for _, p := range peers {
+		if p.Indirect != "" {
+			fmt.Fprintf(w, "! no direct path to %s: %s\n", protocol.Printable(p.Name), protocol.Printable(p.Indirect))
+		}
 		if p.Refused != "" {
 			fmt.Fprintf(w, "! %s is refused: %s\n", protocol.Printable(p.Name), protocol.Printable(p.Refused))
 		}
@@ -121,7 +124,7 @@ func writePeer(w io.Writer, p localapi.Peer, now time.Time) {
 	}
 	fields(w,
 		"Name", p.Name, "Refused", p.Refused, "Owner", p.Owner, "Tags", strings.Join(p.Tags, " "), "System", p.OS, "Addresses", addresses(p.Addresses),
-		"Online", online, "Path", p.Path, "Latency", millis(p.Latency), "Last handshake", clock(p.LastHandshake, now),
+		"Online", online, "Path", p.Path, "Not direct", p.Indirect, "Latency", millis(p.Latency), "Last handshake", clock(p.LastHandshake, now),
 		"Received", size(p.RxBytes), "Sent", size(p.TxBytes), "Node", string(p.Node),
 	)
 	for _, side := range []struct {

@@ -32,6 +32,7 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "mtu", Value: strconv.Itoa(node.LeastMTU), Usage: "the interface's `MTU`, in bytes; above 1280 the path to each peer is measured; \"auto\" for what this host's links carry"},
 		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP; no UDP), such as 127.0.0.1:1080"},
 		&cli.StringFlag{Name: "http-proxy", Usage: "lead local programs into the overlay by HTTP CONNECT at `ADDR`, such as 127.0.0.1:8118"},
+		&cli.StringFlag{Name: "port-mapping", Value: "on", Usage: "ask the default gateway to lead a port here (PCP, NAT-PMP, UPnP): `on|off`"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 		&cli.BoolFlag{Name: "loopback-endpoints", Usage: "tell others loopback addresses, too", Hidden: true},
 	}
@@ -62,7 +63,7 @@ type agent struct {
 	port                             uint16
 	mtu                              int
 	level                            slog.Level
-	loopback                         bool
+	loopback, mapPort                bool
 }
 
 func checkAgent(c *cli.Context) (a agent, err error) {
@@ -74,6 +75,13 @@ func checkAgent(c *cli.Context) (a agent, err error) {
 	a.port = uint16(c.Uint("port"))
 	if err := a.level.UnmarshalText([]byte(c.String("log-level"))); err != nil || strings.ContainsAny(c.String("log-level"), "+-") {
 		return a, cliflags.Usage(c, "--log-level %q is none of debug, info, warn, error", c.String("log-level"))
+	}
+	switch c.String("port-mapping") {
+	case "on":
+		a.mapPort = true
+	case "off":
+	default:
+		return a, cliflags.Usage(c, "--port-mapping %q is neither on nor off", c.String("port-mapping"))
 	}
 	if a.mtu, err = readMTU(c); err != nil {
 		return a, err
@@ -156,7 +164,7 @@ func (a agent) serve(ctx context.Context, state *statefile.Dir, version string, 
 		}
 	}
 	n, err := node.New(node.Config{
-		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback,
+		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback, PortMapping: a.mapPort,
 		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level})),
 	})
 	if err != nil {

@@ -37,6 +37,9 @@ func (w *World) NAT(n int, c NATConfig) (*LAN, *Host, error) {
 		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 			return err
 		}
+		if err := address("eth0", router.Routable()+"/24"); err != nil {
+			return err
+		}
 		return translate(c)
 	})
 	if err != nil {
@@ -44,6 +47,21 @@ func (w *World) NAT(n int, c NATConfig) (*LAN, *Host, error) {
 	}
 	lan.routed = true
 	return lan, router, nil
+}
+
+// Routable is another address of a router on the lab's internet: miniupnpd maps no port at one that is for documentation. The range is AMPRNet's for tests.
+func (h *Host) Routable() string { return fmt.Sprintf("44.128.0.%d", h.IP.To4()[3]) }
+
+func address(link, text string) error {
+	eth, err := netlink.LinkByName(link)
+	if err != nil {
+		return err
+	}
+	a, err := netlink.ParseAddr(text)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrAdd(eth, a)
 }
 
 // Behind makes a machine at place i whose only way out is the network's router.

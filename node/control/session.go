@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -51,6 +52,7 @@ type Session struct {
 	c     SessionConfig
 	out   outbox
 	hurry chan struct{} // of one: Retry's wish
+	drop  atomic.Pointer[context.CancelCauseFunc]
 }
 
 // NewSession checks the configuration; it starts nothing.
@@ -100,6 +102,14 @@ func (s *Session) Retry() {
 	}
 }
 
+// Reconnect drops the connection, if there is one, and opens another at once: it may be from an address that this host has no longer.
+func (s *Session) Reconnect() {
+	if drop := s.drop.Load(); drop != nil {
+		(*drop)(&Error{Kind: ErrUnreachable, Message: "this host's network has changed: the coordinator is connected to anew"})
+	}
+	s.Retry()
+}
+
 // once is one connection, from dialling to its end; it always returns an error.
 func (s *Session) once(ctx context.Context) (err error) {
 	conn, err := s.dial(ctx)
@@ -121,10 +131,18 @@ func (s *Session) once(ctx context.Context) (err error) {
 	}
 	s.c.Handler.OnConnected(ahead)
 
-	g, gctx := errgroup.WithContext(ctx)
+	open, drop := context.WithCancelCause(ctx)
+	defer drop(nil)
+	s.drop.Store(&drop)
+	defer s.drop.Store(nil)
+	g, gctx := errgroup.WithContext(open)
 	g.Go(func() error { return s.send(gctx, l) })
 	g.Go(func() error { return s.receive(gctx, l) })
-	return g.Wait()
+	err = g.Wait()
+	if cause := context.Cause(open); cause != nil && ctx.Err() == nil {
+		return cause
+	}
+	return err
 }
 
 func (s *Session) dial(ctx context.Context) (*websocket.Conn, error) {

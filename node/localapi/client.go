@@ -77,6 +77,11 @@ func (c *Client) Ping(ctx context.Context, p Ping) (PingAnswer, error) {
 	return ask[PingAnswer](ctx, c, http.MethodPost, "ping", p)
 }
 
+// Netcheck has the agent look at what its network lets paths do.
+func (c *Client) Netcheck(ctx context.Context) (Netcheck, error) {
+	return ask[Netcheck](ctx, c, http.MethodPost, "netcheck", struct{}{})
+}
+
 // Up joins or starts, calling event for each line until the last; the error is that of an event's Error field, or of the connection.
 func (c *Client) Up(ctx context.Context, u Up, event func(UpEvent)) (Status, error) {
 	resp, err := c.send(ctx, http.MethodPost, "up", u)

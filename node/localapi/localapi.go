@@ -76,8 +76,9 @@ type Peer struct {
 	OS            string        `json:"os,omitempty"`
 	Addresses     []netip.Addr  `json:"addresses"`
 	Online        bool          `json:"online"`
-	Path          string        `json:"path"` // "direct 192.0.2.1:51820", "" when none is proved
-	Idle          bool          `json:"idle"` // no traffic for minutes: WireGuard does not hold it until there is
+	Path          string        `json:"path"`               // "direct 192.0.2.1:51820", "" when none is proved
+	Indirect      string        `json:"indirect,omitempty"` // why the path in use is no direct one
+	Idle          bool          `json:"idle"`               // no traffic for minutes: WireGuard does not hold it until there is
 	Latency       time.Duration `json:"latency"`
 	LastHandshake time.Time     `json:"lastHandshake"`
 	RxBytes       uint64        `json:"rxBytes"`

@@ -47,6 +47,9 @@ func (*fakeAgent) Why(_ context.Context, w Why) (WhyAnswer, error) {
 func (*fakeAgent) Ping(_ context.Context, p Ping) (PingAnswer, error) {
 	return PingAnswer{Name: p.Target, RTT: time.Millisecond}, nil
 }
+func (*fakeAgent) Netcheck(context.Context) (Netcheck, error) {
+	return Netcheck{UDP: true, Port: 41641}, nil
+}
 func (*fakeAgent) Set(_ context.Context, c ChangeRouting) (Status, error) {
 	if c.Accept == nil || c.Exit != nil || c.SNAT != nil || len(*c.Advertise) != 1 {
 		return Status{}, errors.New("that is not what was asked")
@@ -117,6 +120,9 @@ func TestClient(t *testing.T) {
 	}
 	if a, err := c.Why(ctx, Why{Dst: "db:22"}); err != nil || !a.Allow || a.Dst != "db:22" {
 		t.Errorf("Why: %+v, %v", a, err)
+	}
+	if n, err := c.Netcheck(ctx); err != nil || !n.UDP || n.Port != 41641 {
+		t.Errorf("Netcheck: %+v, %v", n, err)
 	}
 	if a, err := c.Ping(ctx, Ping{Target: "db"}); err != nil || a.Name != "db" || a.RTT != time.Millisecond {
 		t.Errorf("Ping: %+v, %v", a, err)

@@ -21,6 +21,8 @@ type Agent interface {
 	Logout(ctx context.Context) error
 	Why(ctx context.Context, w Why) (WhyAnswer, error)
 	Ping(ctx context.Context, p Ping) (PingAnswer, error)
+	// Netcheck takes up to three seconds.
+	Netcheck(ctx context.Context) (Netcheck, error)
 	// Set changes what is routed.
 	Set(ctx context.Context, c ChangeRouting) (Status, error)
 	// Trust accepts the device key that a refused peer shows now.
@@ -107,6 +109,7 @@ func routes(agent Agent) http.Handler {
 	mux.HandleFunc("GET /v1/peers", answer(func(ctx context.Context, _ struct{}) ([]Peer, error) { return agent.Peers(ctx) }))
 	mux.HandleFunc("POST /v1/why", answer(agent.Why))
 	mux.HandleFunc("POST /v1/ping", answer(agent.Ping))
+	mux.HandleFunc("POST /v1/netcheck", answer(func(ctx context.Context, _ struct{}) (Netcheck, error) { return agent.Netcheck(ctx) }))
 	mux.HandleFunc("POST /v1/down", answer(nothing(agent.Down)))
 	mux.HandleFunc("POST /v1/logout", answer(nothing(agent.Logout)))
 	mux.HandleFunc("POST /v1/trust", answer(func(ctx context.Context, t Trust) (struct{}, error) { return struct{}{}, agent.Trust(ctx, t) }))

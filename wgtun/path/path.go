@@ -94,6 +94,8 @@ type Status struct {
 	Latency time.Duration  // smoothed round trip of its probes; 0 when no path is proved
 	Since   time.Time      // when this path was taken up
 	Heard   time.Time      // last authenticated probe or pong
+	// While no direct path is proved: how many addresses are known for the peer, and how many of them were asked lately without an answer.
+	Known, Silent int
 }
 
 // Bind implements conn.Bind. A WireGuard endpoint is a peer, never an address: see Endpoint. All methods are safe for concurrent use.
@@ -176,6 +178,9 @@ func (b *Bind) Status(t key.TunnelPublic) (Status, bool) {
 		return Status{}, false
 	}
 	s := Status{Heard: b.date(p.heard)}
+	if l := p.live; l == nil || l.current == nil || l.current.way.kind() != directKind {
+		s.Known, s.Silent = p.silence()
+	}
 	if l := p.live; l != nil && l.current != nil {
 		s.Kind, s.Addr = l.current.way.kind(), l.current.addr()
 		s.Latency, s.Since = l.current.latency, b.date(l.since)

@@ -189,6 +189,23 @@ func (l *live) reflexive(w way, now instant) *candidate {
 	return c
 }
 
+// silence counts the direct candidates, and those among them that have been asked since they last answered.
+func (p *peer) silence() (known, silent int) {
+	if p.live == nil {
+		return len(p.told), 0
+	}
+	for _, c := range p.live.candidates {
+		if c.way.kind() != directKind {
+			continue
+		}
+		known++
+		if c.tries > 0 {
+			silent++
+		}
+	}
+	return known, silent
+}
+
 // used is the instant of the newest traffic either way.
 func (p *peer) used() instant { return max(load(&p.sent), load(&p.received)) }
 

@@ -28,6 +28,7 @@ type Reflection struct {
 	Reflector netip.AddrPort
 	Seen      netip.AddrPort // our port as the reflector sees it; zero: it has not answered lately
 	Latency   time.Duration  // of the newest answer; 0 without one
+	Age       time.Duration  // of the newest answer
 	Failed    bool           // the newest question could not even be sent: there is no route
 }
 
@@ -110,7 +111,7 @@ func (b *Bind) Reflections() []Reflection {
 	for i, x := range m.list {
 		out[i] = Reflection{Reflector: x.at, Failed: x.failed}
 		if x.fresh(now) {
-			out[i].Seen, out[i].Latency = x.seen, x.latency
+			out[i].Seen, out[i].Latency, out[i].Age = x.seen, x.latency, now-x.answered
 		}
 	}
 	return out
