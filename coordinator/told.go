@@ -38,6 +38,7 @@ func (c *Coordinator) noteNetwork(ctx context.Context) error {
 		}
 		if !fresh {
 			ch.raise()
+			ch.record("network.change", string(c.config.Network), string(text))
 		}
 		return ch.SetNetworkTold(sum[:])
 	})

@@ -284,7 +284,8 @@ type world struct {
 	sessions []*fakeSession
 	openErr  error
 	boot     string
-	routes   string          // of the host
+	routes   string          // of the host; changed by the agent's goroutine alone
+	slept    time.Duration   // as routes
 	cleaned  int             // how often leftovers were taken back
 	run      context.Context // of the agent
 	stop     func()
@@ -334,6 +335,7 @@ func (w *world) start() {
 		},
 		clean: func(*slog.Logger) { w.cleaned++ },
 	}
+	n.clock.asleep = func() time.Duration { return w.slept }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
