@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -138,4 +139,26 @@ func TestMoveToAnotherNetwork(t *testing.T) {
 		var s struct{ Connected bool }
 		return left.JSON(n.ctx, &s, "status") == nil && s.Connected
 	})
+}
+
+// TestNoUDP: where no UDP gets out, netcheck and peers say so.
+func TestNoUDP(t *testing.T) {
+	n := newNetwork(t, false, reachPolicy)
+	n.person("alice")
+	left, _ := n.behind("left", "tag:left", 41, lab.NATConfig{NoUDP: true}, "--port-mapping=off")
+	n.server("right", "tag:right")
+	var a struct{ Error string }
+	_ = left.JSON(n.ctx, &a, "ping", "-c", "1", "--timeout", "2s", "right")
+	if a.Error == "" {
+		t.Error("a ping came through though no UDP gets out")
+	}
+	var e *lab.ExitError
+	out, err := left.CLI(n.ctx, "netcheck")
+	if !errors.As(err, &e) || e.Code != 1 || !strings.Contains(out, "blocked: no reflector answers") || !strings.Contains(out, "does not answer") {
+		t.Errorf("netcheck says, with %v:\n%s", err, out)
+	}
+	out, err = left.CLI(n.ctx, "peers")
+	if err != nil || !strings.Contains(out, "! no direct path to right: 2 of its 2 addresses were asked and none answers") {
+		t.Errorf("peers says, with %v:\n%s", err, out)
+	}
 }

@@ -10,6 +10,7 @@
 //	            \ none proved: the newest few datagrams wait, all candidates are pinged, the first answer lets them go
 //	in    receive -> probe?      handled here, its size set to 0
 //	              -> WireGuard?  passed on if an authenticated probe bound its source to a peer, else dropped and counted
+//	              -> reflector?  noted if it answers a question of ours, else dropped and counted
 //	              -> else        dropped and counted
 //
 // Receiving never sends and never blocks: answers go into a bounded outbox that Run empties. Run also keeps the one timer: every
@@ -30,6 +31,12 @@
 //
 // A peer whose probe key changes has restarted, on the word of its certificate: its way stays in use for at most 3 s more while the
 // new key is asked, so that a handover loses no flow, and every older proof is void.
+//
+// # Where we are seen, and who seeks whom
+//
+// RunReflect asks reflectors, from the same socket, where our datagrams come from (stun.go has the form). An answer counts once, to the newest question, from
+// the very address asked. Peers with traffic and without a direct path are sought (Config.Seek): somebody who reaches them has them ping us
+// (Sought) while we ping them, since an address translator lets in what answers.
 //
 // # Probe
 //

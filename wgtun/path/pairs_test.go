@@ -171,3 +171,58 @@ func golden(t *testing.T, table string) {
 		t.Fatal(err)
 	}
 }
+
+// TestSoughtIsLimited: whoever says that a peer seeks us has us ping it, but not more often than every 2 s, nor whom we do not know.
+func TestSoughtIsLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := nettest.New(1)
+		seen := record(net)
+		a, b := start(t, net.Host(addrA)), start(t, net.Host(addrX))
+		a.Sought(b.tunnel)
+		if n := a.Stats().Live; n != 0 {
+			t.Errorf("%d peers are tended though none is known", n)
+		}
+		meet(a, b, []netip.AddrPort{at(addrB), at(addrC)}) // where nobody answers
+		for range 100 {
+			a.Sought(b.tunnel)
+			time.Sleep(100 * time.Millisecond)
+		}
+		n := len(seen.matching(to(addrB)))
+		if n < 5 || n > 6*4 {
+			t.Errorf("%d pings to one address in 10 s", n)
+		}
+	})
+}
+
+// TestSeekIsLimited: a peer with traffic and without path is sought at once and then less and less often; one with a direct path, or unused, not at all.
+func TestSeekIsLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := nettest.New(1)
+		sought := 0
+		a, b := start(t, net.Host(addrA), func(c *Config) { c.Seek = func(key.TunnelPublic) { sought++ } }), start(t, net.Host(addrB))
+		meet(a, b, []netip.AddrPort{at(addrC)})
+		time.Sleep(time.Minute)
+		if sought != 0 {
+			t.Errorf("sought %d times though there is nothing to send", sought)
+		}
+		a.send(b, "x")
+		synctest.Wait()
+		if sought != 1 {
+			t.Errorf("sought %d times at once, want 1", sought)
+		}
+		for range 600 {
+			a.send(b, "x")
+			time.Sleep(time.Second)
+		}
+		if sought < 8 || sought > 16 {
+			t.Errorf("sought %d times in 10 minutes", sought)
+		}
+		meet(a, b, []netip.AddrPort{at(addrB)})
+		chat(a, b, time.Second)
+		before := sought
+		chat(a, b, time.Minute)
+		if sought != before {
+			t.Errorf("sought %d times on a direct path", sought-before)
+		}
+	})
+}
