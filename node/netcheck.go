@@ -29,6 +29,9 @@ func (a api) Netcheck(ctx context.Context) (localapi.Netcheck, error) {
 	tasks.Go(func() { out.PortMapping = a.n.checkMapping(ctx) })
 	answers := askReflectors(ctx, v.overlay)
 	tasks.Wait()
+	if len(answers) == 0 {
+		return out, errors.New("no reflector could be asked: the coordinator's name means no address now, or it is on this very machine")
+	}
 	var local []netip.AddrPort
 	if err := a.n.do(ctx, func() {
 		if a.n.overlay != nil {
