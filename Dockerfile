@@ -1,7 +1,7 @@
 # Both programs, static, in an image that holds nothing else.
 #
 #   docker build -t picket .
-#   docker run -v picket:/var/lib/picket-coordinator -p 8443:8443 picket picket-coordinator serve --url https://picket.example.com:8443
+#   docker run -v picket:/var/lib/picket-coordinator -p 8443:8443 -p 3478-3479:3478-3479/udp picket picket-coordinator serve --url https://picket.example.com:8443
 #   docker run -v node:/state picket picket run --state /state --socket /state/picket.sock --tun=userspace --socks5 127.0.0.1:1080
 #
 # A node with a real TUN needs: --user 0 --cap-add NET_ADMIN --device /dev/net/tun
@@ -25,4 +25,4 @@ COPY --from=build /out/picket /out/picket-coordinator /usr/local/bin/
 ENV PATH=/usr/local/bin
 USER 65532:65532
 VOLUME ["/var/lib/picket-coordinator", "/state"]
-EXPOSE 8443
+EXPOSE 8443 3478/udp 3479/udp
