@@ -67,7 +67,7 @@ func TestReflectors_areThoseOfTheMap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.join()
-		w.node.id.node.URL = "https://192.0.2.1:8443" // a name would be looked up
+		_ = w.node.do(w.run, func() { w.node.id.node.URL = "https://192.0.2.1:8443" }) // a name would be looked up
 		c := content(newPeer("a", "100.64.0.2").entry())
 		c.Network.Reflectors = []protocol.Reflector{{Port: 3478}, {Host: "198.51.100.9", Port: 3479}, {Host: "2001:db8::9", Port: 1}}
 		w.send(w.signed(5, c))
@@ -76,6 +76,7 @@ func TestReflectors_areThoseOfTheMap(t *testing.T) {
 		w.wantReflectors(want)
 		w.overlay().kill <- nil
 		time.Sleep(2 * retryEvery)
+		synctest.Wait()
 		if len(w.overlays) != 2 {
 			t.Fatalf("%d tunnels", len(w.overlays))
 		}

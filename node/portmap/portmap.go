@@ -23,8 +23,12 @@ const (
 	leastLife  = 2 * time.Minute  // a shorter one is taken for this long, lest a gateway have us ask all the time
 	again      = 10 * time.Minute // after nothing was to be had
 	askTime    = 3 * time.Second  // for each protocol
+	renewAgain = time.Minute      // after a renewal was not answered
 	releaseFor = time.Second      // for giving back when the agent ends
 )
+
+// errKept says that a mapping could not be renewed now and holds for a while yet.
+var errKept = errors.New("the mapping is not renewed yet")
 
 // Gateway is the host's way out.
 type Gateway struct {
@@ -160,6 +164,12 @@ func (m *Mapper) keep(ctx context.Context) time.Duration {
 	if err == nil {
 		err = m.ask(ctx, gateway, port)
 	}
+	if ctx.Err() != nil { // it was not asked to the end
+		return again
+	}
+	if errors.Is(err, errKept) {
+		return renewAgain
+	}
 	if err != nil {
 		m.lease = lease{}
 		m.tell(ctx, before, Status{Failed: err})
@@ -184,6 +194,9 @@ func (m *Mapper) ask(ctx context.Context, g Gateway, port uint16) error {
 		actx, cancel := context.WithTimeout(ctx, askTime)
 		l, err := p.open(actx, g, port, like)
 		cancel()
+		if i == 0 && m.lease.by != nil && errors.Is(err, errSilent) && time.Since(m.lease.since) < m.lease.life {
+			return errKept
+		}
 		if err == nil && !m.config.Usable(l.outside) {
 			err = fmt.Errorf("the outside address %s is none that a peer could reach", l.outside)
 			m.giveBack(ctx, p, l)
