@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"picket.internal/acl"
 	"picket.internal/coordinator"
 	"picket.internal/coordinator/httpapi"
 	"picket.internal/coordinator/protocol"
@@ -68,6 +70,31 @@ func TestSessionCarriesBothWays(t *testing.T) {
 	if got := far.next(t); got.Body.(protocol.Flows).Ask != 9 {
 		t.Error(got)
 	}
+	far.out <- coordinator.Outgoing{Type: protocol.TypeSought, Body: protocol.Sought{Node: "n2"}}
+	if who := wait(t, r.sought, "who seeks us"); who.Node != "n2" {
+		t.Error(who)
+	}
+	s.Seek("n3")
+	if got := far.next(t); got.Body.(protocol.Seek).Node != "n3" {
+		t.Error(got)
+	}
+}
+
+// TestSessionReconnect: a connection that may be from an address which is no more is dropped at once, and another opened without a pause.
+func TestSessionReconnect(t *testing.T) {
+	c := newCoord()
+	at, _ := c.listen(t, c.self(t), "127.0.0.1:0", httpapi.Timing{})
+	slow := quick
+	slow.Backoff, slow.Pause = time.Hour, time.Hour
+	s, r, _ := c.run(t, at, slow)
+	c.next(t)
+	wait(t, r.connected, "the connection")
+	s.Reconnect()
+	if err := wait(t, r.disconnected, "its end"); !strings.Contains(err.Error(), "network has changed") {
+		t.Error(err)
+	}
+	c.next(t)
+	wait(t, r.connected, "another connection")
 }
 
 // TestSessionTrustsNobodyElse: a challenge is held to the pinned key, the network, this very hello and the clock, and no proof is given before.
@@ -359,6 +386,23 @@ func TestNewSessionRefuses(t *testing.T) {
 }
 
 // TestOutboxKeepsWhatMatters without a connection.
+// TestSeeksAreBounded: each once, 64 at most, and none for a later connection.
+func TestSeeksAreBounded(t *testing.T) {
+	s := &Session{}
+	s.out.init(protocol.Report{})
+	s.out.connected()
+	for i := range 3 * maxSeeks {
+		s.Seek(acl.NodeID(fmt.Sprint("n", i/2)))
+	}
+	if n := len(s.out.seeks); n != maxSeeks {
+		t.Errorf("%d are kept", n)
+	}
+	s.out.connected()
+	if m, ok := s.out.next(); ok {
+		t.Errorf("%+v is said to the next connection", m)
+	}
+}
+
 func TestOutboxKeepsWhatMatters(t *testing.T) {
 	s := &Session{}
 	s.out.init(testReport("first"))
