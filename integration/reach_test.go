@@ -111,12 +111,24 @@ func TestNATPairs(t *testing.T) {
 	}
 }
 
-// TestMoveToAnotherNetwork: a laptop is carried from one home to another while a TCP connection runs.
+// TestMoveToAnotherNetwork: a laptop is carried from one home to another while a TCP connection runs, to a server that is open and to one behind a NAT.
 func TestMoveToAnotherNetwork(t *testing.T) {
+	for _, open := range []bool{true, false} {
+		t.Run(map[bool]string{true: "open", false: "behind"}[open], func(t *testing.T) { moveWhileConnected(t, open) })
+	}
+}
+
+func moveWhileConnected(t *testing.T, open bool) {
 	n := newNetwork(t, false, reachPolicy)
 	n.person("alice")
 	left, _ := n.behind("left", "tag:left", 31, lab.NATConfig{}, "--port-mapping=off")
-	right := n.server("right", "tag:right")
+	var right *lab.Node
+	if open {
+		right = n.server("right", "tag:right")
+	} else {
+		right, _ = n.behind("right", "tag:right", 33, lab.NATConfig{}, "--port-mapping=off")
+		n.direct(left, "right", 20*time.Second)
+	}
 	_, err := right.Host.Serve(n.ctx, "tcp", "0.0.0.0:7000")
 	n.must(err)
 	flow, err := left.Dial(n.ctx, "tcp", n.address(right, false)+":7000")
@@ -125,14 +137,15 @@ func TestMoveToAnotherNetwork(t *testing.T) {
 	n.must(err)
 	n.must(other.Move(left.Host, 2))
 	moved := time.Now()
-	n.until("the coordinator sees the new address", 10*time.Second, func() bool {
-		at, _ := n.direct(right, "left", 10*time.Second)
+	n.until("the peer uses the new address", 20*time.Second, func() bool {
+		at, _ := n.direct(right, "left", 20*time.Second)
 		return strings.HasPrefix(at, router.IP.String()+":")
 	})
 	t.Logf("the peer uses the new address after %v", time.Since(moved))
 	n.until("the flow goes on", 10*time.Second, func() bool { return flow.Alive(100 * time.Millisecond) })
-	t.Logf("longest gap %v", flow.LongestGap())
-	if gap := flow.LongestGap(); gap > 3*time.Second {
+	gap := flow.LongestGap()
+	t.Logf("longest gap %v", gap)
+	if gap > 3*time.Second {
 		t.Errorf("the flow stood still for %v", gap)
 	}
 	n.until("the coordinator is connected from the new address", 15*time.Second, func() bool {
