@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,10 @@ func TestContentRefused(t *testing.T) {
 		"a node id that is none":                func(c *Content) { c.Self.Node = "../n1" },
 		"a peer that never expires":             func(c *Content) { c.Peers[0].Expires = time.Time{} },
 		"no overlay":                            func(c *Content) { c.Network.Overlay = nil },
+		"a reflector without a port":            func(c *Content) { c.Network.Reflectors = []Reflector{{Host: "stun.example"}} },
+		"a reflector that is no host":           func(c *Content) { c.Network.Reflectors = []Reflector{{Host: "stun.example/x", Port: 1}} },
+		"a reflector at a group's address":      func(c *Content) { c.Network.Reflectors = []Reflector{{Host: "224.0.0.1", Port: 1}} },
+		"more reflectors than are read":         func(c *Content) { c.Network.Reflectors = slices.Repeat([]Reflector{{Port: 1}}, MaxReflectors+1) },
 		"an overlay with host bits":             func(c *Content) { c.Network.Overlay[0] = netip.PrefixFrom(addr("100.64.0.1"), 10) },
 		"more roles than a node may have":       func(c *Content) { c.Self.Roles = make([]acl.RoleID, maxRoles+1) },
 		"more routes than a node may have":      func(c *Content) { c.Self.Routes = make([]netip.Prefix, maxRoutes+1) },
