@@ -13,6 +13,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"picket.internal/wgtun/nettest"
+	"picket.internal/wgtun/path"
 )
 
 // hostile is a node without a filter: its device is joined to its TUN directly.
@@ -272,8 +273,8 @@ func TestHintLeadsToAPeer(t *testing.T) {
 		if err := passes(a, b, e.request(0), 5*time.Second); err == nil {
 			t.Fatal("b was found where it is not")
 		}
-		a.tunnel.Hint("nobody", []netip.AddrPort{real})
-		a.tunnel.Hint(b.id, []netip.AddrPort{real})
+		a.tunnel.Hint("nobody", []netip.AddrPort{real}, path.Home{})
+		a.tunnel.Hint(b.id, []netip.AddrPort{real}, path.Home{})
 		if err := passes(a, b, e.request(1), 10*time.Second); err == nil {
 			return
 		}

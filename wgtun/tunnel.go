@@ -86,6 +86,7 @@ func New(c Config) (*Tunnel, error) {
 			Logger:        c.Logger,
 			Overlay:       c.Overlay,
 			AllowLoopback: c.AllowLoopback,
+			Relay:         c.Relay,
 			Wake:          r.bell.ring,
 			Seek:          n.seek.ring,
 			Reflected:     n.reflect,
@@ -225,16 +226,19 @@ func (t *Tunnel) tellCuts(cuts []filter.Cut) {
 	}
 }
 
-// Hint replaces a peer's candidate addresses outside a State, until a State brings other ones; unknown peers are ignored.
-func (t *Tunnel) Hint(node acl.NodeID, candidates []netip.AddrPort) {
+// Hint replaces a peer's candidate addresses and home outside a State, until a State brings other ones; unknown peers are ignored.
+func (t *Tunnel) Hint(node acl.NodeID, candidates []netip.AddrPort, home path.Home) {
 	t.applying.Lock()
 	defer t.applying.Unlock()
 	if in, ok := t.roster.of(node); ok && !in.broken {
 		p := in.path()
-		p.Candidates = candidates
+		p.Candidates, p.Home = candidates, home
 		t.path.SetPeer(p)
 	}
 }
+
+// Relayed takes a datagram that came through a relay: see path.Bind.Relayed.
+func (t *Tunnel) Relayed(from path.Home, datagram []byte) { t.path.Relayed(from, datagram) }
 
 // Extend moves the lease of the State in force; it never shortens what Apply set. Flows that the lease's end has cut stay cut,
 // new ones may open. A State without a lease is not given one. It waits for an Apply under way, so that it extends what is in force.

@@ -44,6 +44,8 @@ type Config struct {
 	Overlay []netip.Prefix
 	// AllowLoopback lets paths lead over loopback addresses: for nodes of one host, and tests.
 	AllowLoopback bool
+	// Relay carries datagrams to peers that have a home; Relayed takes what comes that way. Nil: paths are direct only.
+	Relay path.Carrier
 	// OnCut is told of every flow cut, once, by whoever caused it, without blocking the tunnel for long; it may be called
 	// concurrently and must not call Apply, Hint or Extend. May be nil.
 	OnCut func([]filter.Cut)
@@ -62,6 +64,7 @@ type Peer struct {
 	Addresses  []netip.Addr
 	Routes     []netip.Prefix
 	Candidates []netip.AddrPort
+	Home       path.Home // where it is found through relays
 
 	carved []netip.Prefix // of Routes, what the device is told; nil: all of them
 }

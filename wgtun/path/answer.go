@@ -3,18 +3,16 @@ package path
 import (
 	"net/netip"
 	"slices"
-
-	"golang.zx2c4.com/wireguard/conn"
 )
 
-// takeProbe judges a datagram that looks like a probe, from cheap checks to dear ones. It runs on a receive function's goroutine and
-// neither sends nor blocks.
-func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, ep conn.Endpoint) {
+// takeProbe judges a datagram that looks like a probe, from cheap checks to dear ones; back is the way to where it came from. It runs on a receive
+// function's goroutine and neither sends nor blocks.
+func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, back func() way) {
 	if len(datagram) < probeSize || datagram[3] != magic[3] {
 		b.drop(DropMalformed, 1)
 		return
 	}
-	if !b.mayProbe(from) {
+	if !isAlias(from.Addr()) && !b.mayProbe(from) {
 		b.drop(DropForbidden, 1)
 		return
 	}
@@ -48,7 +46,7 @@ func (b *Bind) takeProbe(datagram []byte, from netip.AddrPort, ep conn.Endpoint)
 		return
 	}
 	if m.kind == ping {
-		b.pingedLocked(p, m, &direct{inner: b.inner, to: from, ep: ep})
+		b.pingedLocked(p, m, back())
 	} else {
 		b.pongedLocked(p, m, from)
 	}
@@ -87,23 +85,23 @@ func (b *Bind) boxOf(p *peer) *box {
 
 // pingedLocked answers a ping, and asks back where it came from unless that is proved. back is the way to exactly the source,
 // from exactly the local address the ping came to, because the peer takes no answer from another.
-func (b *Bind) pingedLocked(p *peer, m message, back *direct) {
+func (b *Bind) pingedLocked(p *peer, m message, back way) {
 	if !p.window.take(m.sequence) {
 		b.drop(DropReplayed, 1)
 		return
 	}
-	now := b.now()
+	now, from := b.now(), back.addr()
 	p.heard = now
 	l := b.rouseLocked(p)
 	if !l.answers.Allow() { // or an insider has us send pongs wherever he says he is, and others wait for theirs
 		b.drop(DropLimited, 1)
 		return
 	}
-	b.bindLocked(p, back.to, false, now)
-	b.answerLocked(p, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: back.to, size: m.size}})
-	c := l.find(back.to)
+	b.bindLocked(p, from, false, now)
+	b.answerLocked(p, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: from, size: m.size}})
+	c := l.find(from)
 	if c == nil {
-		if w := b.newDirect(back.to); w != nil {
+		if w := b.lasting(back); w != nil {
 			c = l.reflexive(w, now)
 		}
 	}

@@ -17,6 +17,9 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	for i, fn := range inner {
 		fns[i] = b.sifted(fn)
 	}
+	if b.config.Relay != nil {
+		fns = append(fns, b.receiveRelayed(b.reopened()))
+	}
 	b.port.Store(uint32(actual))
 	b.Reprobe()
 	b.Reflect()
@@ -26,7 +29,19 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 // Close closes the inner bind: all receives return net.ErrClosed. Peers and proofs stay for the next Open.
 func (b *Bind) Close() error {
 	b.port.Store(0)
+	b.reopened()
 	return b.inner.Close()
+}
+
+// reopened ends the receives from relays, and returns what ends those that begin now.
+func (b *Bind) reopened() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed != nil {
+		close(b.closed)
+	}
+	b.closed = make(chan struct{})
+	return b.closed
 }
 
 // SetMark marks all datagrams, probes too.
@@ -158,8 +173,10 @@ func (b *Bind) sift(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
 		}
 		datagram, from := bufs[i][:size], source(eps[i])
 		switch {
+		case isAlias(from.Addr()): // what relays carry does not come here
+			b.drop(DropForbidden, 1)
 		case looksLikeProbe(datagram):
-			b.takeProbe(datagram, from, eps[i])
+			b.takeProbe(datagram, from, func() way { return &direct{inner: b.inner, to: from, ep: eps[i]} })
 		case !looksLikeWireGuard(datagram):
 			b.takeForeign(datagram, from)
 		default:

@@ -22,6 +22,13 @@
 // Config.Wake was called for it and Woken has said that WireGuard knows it. Since a peer sends nothing before it has our answer, nothing of it
 // comes too early; and since that answer is believed for 30 s, a peer goes to sleep only when it was silent for longer (Sleep).
 //
+// # Relays
+//
+// A peer may have a home: a place at a relay. What goes there is one more candidate, and what comes from there is believed as little as the source of a UDP datagram:
+// inside, each place at a relay has an address of its own (an alias, in 100::/8, where no host is), and everything said below of addresses holds for it. The relay's round
+// trip is paid once, by the ping before the first datagram; a direct way that answers is taken in place of a relay, however fast that is, and left for it after about 2 s without answer,
+// or as soon as two pings have failed. While a relay is in use all candidates are asked again, after 5 s at first and then less and less often.
+//
 // # When an address is believed
 //
 // We send to an address after it answered a ping of ours: the answer must repeat 12 fresh random bytes and come from the address

@@ -41,7 +41,9 @@ func (e *Endpoint) Peer() key.TunnelPublic { return e.tunnel }
 func (e *Endpoint) current() netip.AddrPort {
 	if p := e.bind.table.peer(e.tunnel); p != nil {
 		if w := p.way.Load(); w != nil {
-			return w.addr()
+			if w.kind() == directKind {
+				return w.addr()
+			}
 		}
 	}
 	return nowhere

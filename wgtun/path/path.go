@@ -20,6 +20,7 @@ type Peer struct {
 	Tunnel     key.TunnelPublic
 	Probe      key.ProbePublic
 	Candidates []netip.AddrPort // where it may be found; at most MaxCandidates are used
+	Home       Home             // where it is found through relays
 }
 
 // MaxCandidates bounds the candidate addresses of one peer.
@@ -34,10 +35,12 @@ const (
 	bindingLife  = 3 * time.Minute        // of an address for incoming datagrams; over proofLife, so the peer stops first
 	usedLife     = 2 * time.Minute        // a peer counts as in use so long after traffic
 	keepalive    = 5 * time.Second        // between pings on a way in use
-	silence      = 3 * time.Second        // of a way on which we send, before it is asked out of turn
+	silence      = time.Second            // of a way on which we send, before it is asked out of turn
 	roundEvery   = time.Minute            // all candidates of peers in use are asked
+	roundRelayed = 5 * time.Second        // while a relay is in use, at first; then less and less often
 	roundAtLeast = 5 * time.Second        // between rounds that a peer's pings set off
 	dwell        = 30 * time.Second       // before a way is left for a merely faster one
+	returnAfter  = 5 * time.Second        // before a direct way that failed is taken again in place of a relay
 	wantedLife   = 10 * time.Second       // after a Send without path, candidates are asked so long; WireGuard tries each 5 s
 
 	triesAfresh    = 3 // quick repetitions of a ping to a candidate
@@ -47,7 +50,7 @@ const (
 
 	maxReflexive   = 4
 	maxProvisional = 4
-	maxBound       = MaxCandidates + maxReflexive + maxProvisional
+	maxBound       = MaxCandidates + 1 + maxReflexive + maxProvisional // its home, too
 
 	heldLife    = 3 * time.Second
 	maxHeld     = 8        // datagrams a peer
@@ -78,6 +81,9 @@ type Config struct {
 	// BaseDatagram: none is.
 	MaxDatagram int
 
+	// Relay carries datagrams to peers that have a home. Nil: only direct ways are used.
+	Relay Carrier
+
 	// Wake is called when a sleeping peer has pinged us, without waiting and perhaps more than once: see Sleep. Nil: no peer sleeps.
 	Wake func(key.TunnelPublic)
 	// Seek is called, without waiting, when a peer in use has no direct path: its own pings, sent at the same time, may open one. It is called at
@@ -89,8 +95,9 @@ type Config struct {
 
 // Status is what is known of the path to a peer.
 type Status struct {
-	Kind    string         // "direct", or "" when no path is proved
-	Addr    netip.AddrPort // of the proved path
+	Kind    string         // "direct" or "relay", or "" when no path is proved
+	Addr    netip.AddrPort // of a direct path
+	Relay   string         // the name of a relay
 	Latency time.Duration  // smoothed round trip of its probes; 0 when no path is proved
 	Since   time.Time      // when this path was taken up
 	Heard   time.Time      // last authenticated probe or pong
@@ -102,21 +109,23 @@ type Status struct {
 //
 // Locks, outermost first: Bind.mu, then table.mu. A peer's gate is held while sending and by RemovePeer, never together with Bind.mu.
 type Bind struct {
-	inner   conn.Bind
-	config  Config
-	self    identity
-	logger  *slog.Logger
-	epoch   time.Time
-	limiter *sourceLimiter
-	outbox  chan parcel
-	wake    chan struct{} // room for one
-	port    atomic.Uint32 // 0 while closed
-	overlay atomic.Pointer[[]netip.Prefix]
-	table   table
-	mirrors mirrors
+	inner    conn.Bind
+	config   Config
+	self     identity
+	logger   *slog.Logger
+	epoch    time.Time
+	limiter  *sourceLimiter
+	outbox   chan parcel
+	wake     chan struct{} // room for one
+	port     atomic.Uint32 // 0 while closed
+	overlay  atomic.Pointer[[]netip.Prefix]
+	table    table
+	mirrors  mirrors
+	arrivals chan carried // from relays
 	counters
 
 	mu        sync.Mutex
+	closed    chan struct{}      // when the receives from relays are to end; nil before the first
 	alive     map[*peer]struct{} // those with live state
 	urgent    []*peer            // to be looked at before the next tick
 	heldSize  int
@@ -141,6 +150,7 @@ func New(c Config) *Bind {
 		limiter:   newSourceLimiter(),
 		outbox:    make(chan parcel, outboxSize),
 		wake:      make(chan struct{}, 1),
+		arrivals:  make(chan carried, maxArrivals),
 		table:     newTable(),
 		alive:     make(map[*peer]struct{}),
 		pingLimit: rate.NewLimiter(pingPerSecond, pingBurst),
@@ -182,7 +192,13 @@ func (b *Bind) Status(t key.TunnelPublic) (Status, bool) {
 		s.Known, s.Silent = p.silence()
 	}
 	if l := p.live; l != nil && l.current != nil {
-		s.Kind, s.Addr = l.current.way.kind(), l.current.addr()
+		s.Kind = l.current.way.kind()
+		switch w := l.current.way.(type) {
+		case *direct:
+			s.Addr = w.to
+		case *relayed:
+			s.Relay = w.at.Relay
+		}
 		s.Latency, s.Since = l.current.latency, b.date(l.since)
 	}
 	return s, true

@@ -31,6 +31,7 @@ type peer struct {
 	probe    key.ProbePublic
 	box      *box // nil until needed
 	told     []netip.AddrPort
+	home     Home
 	window   window // of its pings
 	sequence uint64 // of our newest ping
 	heard    instant
@@ -42,11 +43,12 @@ type route struct{ way }
 
 // live is the probing state of a peer, guarded by Bind.mu.
 type live struct {
-	candidates []*candidate // those told first
-	current    *candidate   // its way is peer.way
-	since      instant      // current was taken up
-	round      instant      // all candidates were last asked
-	bound      []bound      // its claims in table.bindings, longest unrenewed first
+	candidates []*candidate  // those told first
+	current    *candidate    // its way is peer.way
+	since      instant       // current was taken up
+	round      instant       // all candidates were last asked
+	pause      time.Duration // before they are asked again, on a relay
+	bound      []bound       // its claims in table.bindings, longest unrenewed first
 	held       []held
 	deferred   []parcel // pongs that wait for Woken
 	waiters    []*waiter
@@ -89,7 +91,8 @@ type observation struct {
 // candidate is one address where a peer may be.
 type candidate struct {
 	way      way
-	told     bool // by SetPeer; else a ping came from there
+	told     bool    // by SetPeer; else a ping came from there
+	left     instant // when it was last left because it failed
 	asked    instant
 	due      instant // next ping; 0 when none is planned
 	tries    int     // pings since the newest answer, or since this round began
@@ -111,6 +114,16 @@ type flight struct {
 const flightSize = 8
 
 func (c *candidate) addr() netip.AddrPort { return c.way.addr() }
+
+func (c *candidate) direct() bool { return c.way.kind() == directKind }
+
+// before reports whether a candidate is to be preferred to another: direct ways to relays, then by latency.
+func (c *candidate) before(o *candidate) bool {
+	if c.direct() != o.direct() {
+		return c.direct()
+	}
+	return c.latency < o.latency
+}
 
 // proved reports a recent answer.
 func (c *candidate) proved(now instant) bool { return c.answered != 0 && now-c.answered < proofLife }
@@ -155,7 +168,7 @@ func (c *candidate) measured(rtt time.Duration) {
 
 // retryAfter is how long to wait for an answer before asking again.
 func (c *candidate) retryAfter() time.Duration {
-	return min(max(2*c.latency, tick), time.Second)
+	return min(max(c.latency*3/2, tick), time.Second)
 }
 
 func (l *live) find(a netip.AddrPort) *candidate {

@@ -35,6 +35,8 @@ const (
 	DropNoPath
 	// DropCandidate is a candidate address refused: of a forbidden kind, or beyond MaxCandidates.
 	DropCandidate
+	// DropRelayBusy is an outgoing datagram that no relay took.
+	DropRelayBusy
 	// DropReflection is what looks like a reflector's answer and is none to a question of ours: forged, late, from another address, or a second time.
 	DropReflection
 
@@ -42,7 +44,7 @@ const (
 )
 
 var dropNames = [drops]string{
-	"stranger", "foreign", "malformed", "forbidden", "unknown", "limited", "unauthentic", "replayed", "unasked", "busy", "no-peer", "no-path", "candidate", "reflection",
+	"stranger", "foreign", "malformed", "forbidden", "unknown", "limited", "unauthentic", "replayed", "unasked", "busy", "no-peer", "no-path", "candidate", "relay-busy", "reflection",
 }
 
 // String is one short word, fit for a metric's label.

@@ -72,6 +72,15 @@ func (b *Bind) roundLocked(p *peer) {
 	}
 }
 
+// askRelays plans a ping now through each relay that is not in use.
+func (l *live) askRelays(now instant) {
+	for _, c := range l.candidates {
+		if c != l.current && !c.direct() {
+			c.tries, c.due = 0, now
+		}
+	}
+}
+
 // askAllLocked has every candidate pinged now, the way in use too.
 func (b *Bind) askAllLocked(p *peer) {
 	if p.live.current != nil {
@@ -99,7 +108,8 @@ func (b *Bind) tendLocked(p *peer, now instant) (pings []parcel) {
 	b.judgeLocked(p, now)
 	wanted := b.wantedLocked(p, now)
 	b.seekLocked(p, wanted, now)
-	if wanted && now-l.round >= roundEvery {
+	if wanted && now-l.round >= l.roundPause() {
+		l.pause *= 2
 		b.roundLocked(p)
 	}
 	for _, c := range l.candidates {
@@ -119,6 +129,15 @@ func (b *Bind) tendLocked(p *peer, now instant) (pings []parcel) {
 		b.dozeLocked(p)
 	}
 	return pings
+}
+
+// roundPause is how long after all candidates were asked they are asked again. It doubles while a relay is in use.
+func (l *live) roundPause() time.Duration {
+	if l.current == nil || l.current.direct() {
+		return roundEvery
+	}
+	l.pause = max(l.pause, roundRelayed)
+	return min(l.pause, roundEvery)
 }
 
 // expireLocked drops what is over: datagrams that waited too long, claims, and addresses of pings that never answered.
@@ -154,7 +173,7 @@ func (b *Bind) judgeLocked(p *peer, now instant) {
 		return // datagrams still come: it is our probes that are lost
 	}
 	if other := l.rescuer(c); other != nil {
-		c.answered = 0
+		c.answered, c.left = 0, now
 		b.takeLocked(p, other, now)
 		return
 	}
@@ -165,10 +184,10 @@ func (b *Bind) judgeLocked(p *peer, now instant) {
 	}
 }
 
-// rescuer is the fastest candidate that has answered since c first failed to; nil when there is none.
+// rescuer is the best candidate that has answered since c first failed to; nil when there is none.
 func (l *live) rescuer(c *candidate) (best *candidate) {
 	for _, o := range l.candidates {
-		if o != c && o.answered >= c.missed && (best == nil || o.latency < best.latency) {
+		if o != c && o.answered >= c.missed && (best == nil || o.before(best)) {
 			best = o
 		}
 	}
@@ -182,8 +201,13 @@ func (b *Bind) chooseLocked(p *peer, c *candidate, now instant) {
 	case l.current == nil:
 		b.takeLocked(p, c, now)
 	case c == l.current:
+	case c.direct() && !l.current.direct():
+		if c.left == 0 || now-c.left >= returnAfter {
+			b.takeLocked(p, c, now)
+		}
 	case l.current.tries > 0:
 		b.judgeLocked(p, now)
+	case c.direct() != l.current.direct(): // no relay is better than a direct way that answers
 	case now-l.since >= dwell && c.latency < l.current.latency*3/4 && l.current.latency-c.latency > 2*time.Millisecond:
 		b.takeLocked(p, c, now)
 	}
@@ -191,18 +215,18 @@ func (b *Bind) chooseLocked(p *peer, c *candidate, now instant) {
 
 func (b *Bind) takeLocked(p *peer, c *candidate, now instant) {
 	l := p.live
-	l.current, l.since = c, now
+	l.current, l.since, l.pause = c, now, 0
 	p.way.Store(&route{c.way})
 	b.resizeLocked(p)
-	b.logger.Info("path taken", "peer", p.tunnel.Short(), "kind", c.way.kind(), "addr", c.addr(), "latency", c.latency)
+	b.logger.Info("path taken", "peer", p.tunnel.Short(), "kind", c.way.kind(), "at", placeOf(c.way), "latency", c.latency)
 }
 
 func (b *Bind) loseLocked(p *peer, now instant) {
 	l := p.live
 	lost := l.current
-	l.current, lost.answered = nil, 0
+	l.current, lost.answered, lost.left = nil, 0, now
 	p.way.Store(nil)
-	b.logger.Info("path lost", "peer", p.tunnel.Short(), "addr", lost.addr(), "used", b.wantedLocked(p, now))
+	b.logger.Info("path lost", "peer", p.tunnel.Short(), "at", placeOf(lost.way), "used", b.wantedLocked(p, now))
 	if b.wantedLocked(p, now) {
 		b.roundLocked(p)
 	}
@@ -241,6 +265,8 @@ func (b *Bind) askLocked(p *peer, c *candidate, now instant) (parcel, bool) {
 	p.sequence++
 	c.due = 0
 	switch {
+	case c == l.current && c.tries == triesToDoubt:
+		l.askRelays(now) // so that one has answered by the time that this way is given up
 	case c == l.current:
 	case c.tries <= triesAfresh:
 		c.due = now + tick<<(c.tries-1)

@@ -13,9 +13,6 @@ const (
 	soughtAtLeast = 2 * time.Second
 )
 
-// directKind is what way.kind says of plain UDP.
-const directKind = "direct"
-
 // seek plans the calls of Config.Seek for one peer.
 type seek struct {
 	due   instant // 0: at once
@@ -27,7 +24,7 @@ func (b *Bind) seekLocked(p *peer, wanted bool, now instant) {
 	l := p.live
 	switch {
 	case b.config.Seek == nil:
-	case l.current != nil && l.current.way.kind() == directKind:
+	case l.current != nil && l.current.direct():
 		l.seek = seek{}
 	case l.current == nil && !b.seekingLocked(p, now), l.current != nil && !wanted, now < l.seek.due:
 	default:

@@ -20,11 +20,11 @@ func (b *Bind) SetPeer(p Peer) {
 		b.addPeerLocked(p, told)
 		return
 	}
-	sameKey, sameTold := known.probe == p.Probe, slices.Equal(known.told, told)
+	sameKey, sameTold := known.probe == p.Probe, slices.Equal(known.told, told) && known.home == p.Home
 	if sameKey && sameTold {
 		return
 	}
-	known.told = told
+	known.told, known.home = told, p.Home
 	if !sameKey {
 		known.probe, known.box, known.window = p.Probe, nil, window{}
 	}
@@ -45,7 +45,7 @@ func (b *Bind) addPeerLocked(p Peer, told []netip.AddrPort) {
 		return
 	}
 	added := &peer{
-		tunnel: p.Tunnel, probe: p.Probe, told: told,
+		tunnel: p.Tunnel, probe: p.Probe, told: told, home: p.Home,
 		hint: hintFor(b.self.public, p.Tunnel),
 		// Above all of an earlier life of this peer here, so that its window takes our pings.
 		sequence: uint64(b.epoch.Add(b.now()).UnixNano()),
@@ -83,17 +83,27 @@ func (b *Bind) retellLocked(p *peer) {
 	l, now := p.live, b.now()
 	old := l.candidates
 	l.candidates = nil
-	for _, a := range p.told {
+	tell := func(a netip.AddrPort, make func() way) {
 		i := slices.IndexFunc(old, func(c *candidate) bool { return c.addr() == a })
 		if i >= 0 {
 			old[i].told = true
 			l.candidates = append(l.candidates, old[i])
 			old = slices.Delete(old, i, i+1)
-			continue
-		}
-		if w := b.newDirect(a); w != nil {
+		} else if w := make(); w != nil {
 			l.candidates = append(l.candidates, &candidate{way: w, told: true})
 		}
+	}
+	if b.config.Relay != nil && p.home.Relay != "" {
+		w := b.newRelayed(p.home)
+		tell(w.alias, func() way { return w })
+	}
+	for _, a := range p.told {
+		tell(a, func() way {
+			if d := b.newDirect(a); d != nil {
+				return d
+			}
+			return nil
+		})
 	}
 	kept := 0
 	for _, c := range old {

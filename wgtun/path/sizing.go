@@ -132,7 +132,7 @@ type unfragmented interface {
 // sizeLocked makes the ping that finds out how long datagrams may be, if one is due on the way in use.
 func (b *Bind) sizeLocked(p *peer, now instant) (parcel, bool) {
 	c := p.live.current
-	if c == nil || len(b.ladder) == 0 || !c.proved(now) || c.tries > 0 {
+	if c == nil || !c.direct() || len(b.ladder) == 0 || !c.proved(now) || c.tries > 0 {
 		return parcel{}, false
 	}
 	size := c.sizing.next(b.ladder, now, max(sizeWait, c.retryAfter()))

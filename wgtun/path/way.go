@@ -6,12 +6,11 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// way is one way to reach a peer. Direct UDP is the only kind so far; whatever else carries datagrams to a peer by its key has a
-// place here.
+// way is one way to reach a peer: direct UDP, or through a relay.
 type way interface {
 	// kind is the word for it in Status.
 	kind() string
-	// addr names it: the far end of a direct way.
+	// addr names it: the far end of a direct way, an alias of a relayed one.
 	addr() netip.AddrPort
 	// send sends the datagrams of one batch, without keeping them.
 	send(bufs [][]byte) error
@@ -24,7 +23,7 @@ type direct struct {
 	ep    conn.Endpoint // the inner bind's
 }
 
-func (d *direct) kind() string             { return "direct" }
+func (d *direct) kind() string             { return directKind }
 func (d *direct) addr() netip.AddrPort     { return d.to }
 func (d *direct) send(bufs [][]byte) error { return d.inner.Send(bufs, d.ep) }
 
@@ -35,6 +34,17 @@ func (b *Bind) newDirect(to netip.AddrPort) *direct {
 		return nil
 	}
 	return &direct{inner: b.inner, to: to, ep: ep}
+}
+
+// lasting is the way to ask a place by, of one by which something came from there: it does not name the local address. Nil when there is none.
+func (b *Bind) lasting(back way) way {
+	if _, ok := back.(*direct); !ok {
+		return back
+	}
+	if d := b.newDirect(back.addr()); d != nil {
+		return d
+	}
+	return nil
 }
 
 // mayProbe reports whether an address may be a node's at all. What comes from elsewhere is believed only so far: without this, a
@@ -63,8 +73,9 @@ func (b *Bind) mayProbe(a netip.AddrPort) bool {
 	return true
 }
 
-// reserved are "this network" (RFC 791), class E with the broadcast address (RFC 1112), and IPv4-compatible IPv6 (RFC 4291 section 2.5.5.1).
+// reserved are the aliases of relayed ways, "this network" (RFC 791), class E with the broadcast address (RFC 1112), and IPv4-compatible IPv6 (RFC 4291 section 2.5.5.1).
 var reserved = []netip.Prefix{
+	aliases,
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("240.0.0.0/4"),
 	netip.MustParsePrefix("::/96"),
