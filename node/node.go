@@ -14,6 +14,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -300,7 +301,7 @@ const dialTime = 10 * time.Second
 func realReach(logger *slog.Logger, tun string) reach {
 	return reach{
 		client: func(j protocol.Join, c control.Config) (enroller, error) {
-			c.Join, c.Logger = j, logger
+			c.Join, c.Logger, c.Proxy = j, logger, http.ProxyFromEnvironment
 			if tun != Userspace { // an exit node must not be the way to the coordinator
 				c.DialContext = hostnet.Dial(dialTime)
 			}

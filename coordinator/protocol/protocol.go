@@ -22,6 +22,7 @@ const (
 	PathEnrol   = "/picket/v1/enrol"   // POST Enrol: EnrolAnswer
 	PathWait    = "/picket/v1/wait"    // POST Wait: WaitAnswer; holds the request up to WaitHold
 	PathSession = "/picket/v1/session" // WebSocket
+	PathRelay   = "/picket/v1/relay"   // WebSocket: a stream of relay frames
 )
 
 // Bounds, in bytes, on what is read before and after the other side has proved who it is.

@@ -110,8 +110,9 @@ func (c *Client) client(cfg Config, lenient bool) *http.Client {
 	}
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy:       cfg.Proxy,
-			DialContext: dial,
+			Proxy:                  cfg.Proxy,
+			OnProxyConnectResponse: proxyAnswered,
+			DialContext:            dial,
 			TLSClientConfig: &tls.Config{
 				MinVersion: tls.VersionTLS13,
 				// The standard check knows one set of roots and always the host's name. verify does the whole of it instead.

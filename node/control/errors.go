@@ -101,6 +101,9 @@ func (c *Client) reason(err error) string {
 	var dns *net.DNSError
 	var record tls.RecordHeaderError
 	var netErr net.Error
+	if why := proxyReason(err); why != "" {
+		return why
+	}
 	switch {
 	case errors.As(err, &dns):
 		return "the name " + dns.Name + " is not found: check its spelling, and this machine's DNS"

@@ -1,0 +1,33 @@
+package control
+
+import (
+	"context"
+	"io"
+	"net"
+
+	"github.com/coder/websocket"
+
+	"picket.internal/coordinator/protocol"
+)
+
+// maxRelayMessage bounds one message of a relay's, in bytes. The stream in it is cut anywhere.
+const maxRelayMessage = 1 << 20
+
+// Relay opens a stream to the relay at the URL: one WebSocket, which HTTP proxies and TLS-terminating ones let through. Nothing rests on TLS beyond
+// that the server is the one named: what goes over the stream proves itself. The stream ends with ctx. Every error is one of this package's.
+func (c *Client) Relay(ctx context.Context) (net.Conn, error) {
+	dctx, cancel := context.WithTimeout(ctx, 2*c.timing.Request)
+	defer cancel()
+	ws, resp, err := websocket.Dial(dctx, c.join.URL+protocol.PathRelay, &websocket.DialOptions{
+		HTTPClient: c.http, CompressionMode: websocket.CompressionDisabled,
+	})
+	switch {
+	case err == nil:
+		ws.SetReadLimit(maxRelayMessage)
+		return websocket.NetConn(ctx, ws, websocket.MessageBinary), nil
+	case resp != nil:
+		body, _ := io.ReadAll(resp.Body) // the library kept the first 1024 bytes
+		return nil, c.refusalOf(resp, body)
+	}
+	return nil, c.connectError(err)
+}
