@@ -225,8 +225,12 @@ func (a api) Ping(ctx context.Context, p localapi.Ping) (localapi.PingAnswer, er
 	})
 	both.Go(func() {
 		rtt, at, err := v.overlay.Ping(ctx, v.nodeAt(flow.Dst))
-		if err == nil {
-			answer.PathRTT, answer.Path = rtt, "direct "+at.String()
+		if err != nil {
+			return
+		}
+		answer.PathRTT = rtt
+		if at.IsValid() { // else it went through a relay
+			answer.Path = "direct " + at.String()
 		}
 	})
 	both.Wait()
@@ -277,10 +281,10 @@ func (v *view) nodeAt(a netip.Addr) acl.NodeID {
 func (v *view) pathTo(a netip.Addr) string {
 	stats := v.overlay.Stats().Peers
 	i := slices.IndexFunc(stats, func(s wgtun.PeerStats) bool { return s.Node == v.nodeAt(a) })
-	if i < 0 || stats[i].Path.Kind == "" {
+	if i < 0 {
 		return ""
 	}
-	return stats[i].Path.Kind + " " + stats[i].Path.Addr.String()
+	return stats[i].Path.String()
 }
 
 // overlayNetwork is what the proxies dial.

@@ -156,6 +156,7 @@ func (n *Node) apply() (cut int, err error) {
 	h, j := n.map_.held, n.map_.judged
 	for i := range j.peers {
 		j.peers[i].Candidates = n.candidates(n.map_.hints[j.peers[i].Node])
+		j.peers[i].Home = n.home(j.peers[i].Node)
 	}
 	applied, err := n.overlay.overlay.Apply(wgtun.State{
 		Generation: h.header.Generation, Self: h.header.Node, Peers: j.peers, Rules: j.rules, NotAfter: n.clock.local(n.leaseEnd()),
@@ -287,7 +288,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 	}
 	o, err := n.reach.overlay(ctx, overlayConfig{
 		name: n.config.TUN, mtu: n.mtu(), port: n.port(ctx), tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
-		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, logger: n.log,
+		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, relay: n.relaying.set, logger: n.log,
 		proxies: n.proxies(), onSeek: n.onSeek, onReflected: n.onReflected,
 	})
 	if err != nil {

@@ -36,6 +36,8 @@ type fakeOverlay struct {
 	fitted  int
 	fitErr  error
 	hints   map[acl.NodeID][]netip.AddrPort
+	homes   map[acl.NodeID]path.Home
+	relayed []string
 	closed  bool
 	blocked bool           // Block was called
 	host    hostnet.Config // of the last Fit
@@ -102,9 +104,13 @@ func (o *fakeOverlay) Restore(b []byte, ago time.Duration) (int, error) {
 	o.restore = append(o.restore, fmt.Sprintf("%s after %v under generation %d", b, ago, o.states[len(o.states)-1].Generation))
 	return 0, nil
 }
-func (o *fakeOverlay) AwaitRestore(time.Duration)            { o.awaits = len(o.states) == 0 }
-func (o *fakeOverlay) Hint(n acl.NodeID, a []netip.AddrPort) { o.hints[n] = a }
-func (o *fakeOverlay) Stats() wgtun.Stats                    { return wgtun.Stats{Port: 41641} }
+func (o *fakeOverlay) AwaitRestore(time.Duration) { o.awaits = len(o.states) == 0 }
+func (o *fakeOverlay) Hint(n acl.NodeID, a []netip.AddrPort, h path.Home) {
+	o.hints[n] = a
+	o.homes[n] = h
+}
+func (o *fakeOverlay) Relayed(from path.Home, d []byte) { o.relayed = append(o.relayed, string(d)) }
+func (o *fakeOverlay) Stats() wgtun.Stats               { return wgtun.Stats{Port: 41641} }
 func (o *fakeOverlay) SetReflectors(a []netip.AddrPort, _ bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -323,7 +329,7 @@ func (w *world) start() {
 			if w.openErr != nil {
 				return nil, w.openErr
 			}
-			o := &fakeOverlay{config: c, ready: make(chan struct{}), kill: make(chan error, 1), hints: make(map[acl.NodeID][]netip.AddrPort), traffic: filter.New()}
+			o := &fakeOverlay{config: c, ready: make(chan struct{}), kill: make(chan error, 1), hints: make(map[acl.NodeID][]netip.AddrPort), homes: make(map[acl.NodeID]path.Home), traffic: filter.New()}
 			w.overlays = append(w.overlays, o)
 			return o, nil
 		},

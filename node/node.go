@@ -71,6 +71,7 @@ type Node struct {
 	login    *localapi.Login
 	contact  contact
 	mirrored mirrored
+	relaying *relaying
 	moves    moves
 	changed  chan struct{}   // of one: the host's network has changed, or is to be looked at again
 	mapper   *portmap.Mapper // nil: the gateway is asked for nothing
@@ -131,6 +132,7 @@ func New(c Config) (*Node, error) {
 		config: c, log: c.Logger, reach: realReach(c.Logger, c.TUN), id: id, clock: newClock(0),
 		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), timer: time.NewTimer(time.Hour),
 	}
+	n.relaying = n.newRelaying()
 	n.changed = make(chan struct{}, 1)
 	if c.PortMapping {
 		n.mapper = n.newMapper()
@@ -191,6 +193,7 @@ func (n *Node) startTasks(ctx context.Context, fail context.CancelCauseFunc, cha
 	}
 	start(func() error { return localapi.Serve(ctx, n.config.Socket, api{n, ctx}, n.log) })
 	start(func() error { return n.watch(ctx, changed) })
+	start(func() error { return n.relaying.set.Run(ctx) })
 	if n.mapper != nil {
 		start(func() error { return n.mapper.Run(ctx) })
 	}
@@ -299,13 +302,22 @@ const dialTime = 10 * time.Second
 
 // realReach reaches the real world.
 func realReach(logger *slog.Logger, tun string) reach {
+	client := func(j protocol.Join, c control.Config) (*control.Client, error) {
+		c.Join, c.Logger, c.Proxy = j, logger, http.ProxyFromEnvironment
+		if tun != Userspace { // an exit node must not be the way to the coordinator
+			c.DialContext = hostnet.Dial(dialTime)
+		}
+		return control.New(c)
+	}
 	return reach{
-		client: func(j protocol.Join, c control.Config) (enroller, error) {
-			c.Join, c.Logger, c.Proxy = j, logger, http.ProxyFromEnvironment
-			if tun != Userspace { // an exit node must not be the way to the coordinator
-				c.DialContext = hostnet.Dial(dialTime)
+		client: func(j protocol.Join, c control.Config) (enroller, error) { return client(j, c) },
+		relay: func(ctx context.Context, j protocol.Join, c control.Config) (net.Conn, error) {
+			cl, err := client(j, c)
+			if err != nil {
+				return nil, err
 			}
-			return control.New(c)
+			context.AfterFunc(ctx, cl.Close)
+			return cl.Relay(ctx)
 		},
 		session: func(c control.SessionConfig, e enroller) (session, error) {
 			client, ok := e.(*control.Client)
@@ -328,6 +340,7 @@ type reach struct {
 	client  func(protocol.Join, control.Config) (enroller, error)
 	session func(control.SessionConfig, enroller) (session, error)
 	overlay func(context.Context, overlayConfig) (overlay, error)
+	relay   func(context.Context, protocol.Join, control.Config) (net.Conn, error)
 	watch   func(ctx context.Context, changed chan<- struct{}) error
 	// boot is which start of the host this is, "" when that cannot be told, and how long ago it was, time asleep included.
 	boot   func() (string, time.Duration)

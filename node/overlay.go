@@ -14,6 +14,7 @@ import (
 	"picket.internal/wgtun"
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
+	"picket.internal/wgtun/path"
 )
 
 // overlay is the node's foot in the overlay: a tunnel, and what joins it to this host.
@@ -27,7 +28,9 @@ type overlay interface {
 	// Block makes Run leave behind what keeps packets that were meant for an exit node from leaving another way.
 	Block()
 	Apply(wgtun.State) (wgtun.Applied, error)
-	Hint(acl.NodeID, []netip.AddrPort)
+	Hint(acl.NodeID, []netip.AddrPort, path.Home)
+	// Relayed takes a datagram that came through a relay, without waiting.
+	Relayed(from path.Home, datagram []byte)
 	Stats() wgtun.Stats
 	// Census sums the live flows up; it waits for nothing.
 	Census(limit int) filter.Census
@@ -69,6 +72,7 @@ type overlayConfig struct {
 	loopback bool // paths may lead over loopback addresses
 	// proxies are the listeners of this agent's own proxies, to which no peer is joined: whoever reaches them acts as this node.
 	proxies []net.Listener
+	relay   path.Carrier
 	onCut   func([]filter.Cut)
 	// onSeek and onReflected are wgtun.Config's.
 	onSeek      func(context.Context, acl.NodeID)

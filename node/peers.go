@@ -39,9 +39,7 @@ func (v *view) peers(now time.Time) []localapi.Peer {
 			Latency: s.Path.Latency, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, Refused: v.judged.refused[p.Node],
 			Out: v.allowed(v.held.content.Self.Subject, p.Subject, now), In: v.allowed(p.Subject, v.held.content.Self.Subject, now),
 		}
-		if s.Path.Kind != "" {
-			line.Path = s.Path.Kind + " " + s.Path.Addr.String()
-		}
+		line.Path = s.Path.String()
 		if s.Path.Kind != "direct" && s.Awake {
 			line.Indirect = indirect(s.Path, line.Online)
 		}

@@ -129,6 +129,7 @@ func (n *Node) report(force bool) {
 func (n *Node) reportOf(certificate []byte) protocol.Report {
 	return protocol.Report{
 		Facts: n.id.facts(n.config.Version), Certificate: certificate, Endpoints: n.contact.endpoints, Routes: advertised(n.routed()),
+		Relay: n.relaying.set.Home(),
 	}
 }
 
@@ -221,7 +222,7 @@ func (n *Node) takeHints(hints protocol.Hints) {
 		}
 		n.map_.hints[hint.Node] = hint
 		if n.overlay != nil {
-			n.overlay.overlay.Hint(hint.Node, n.candidates(hint))
+			n.overlay.overlay.Hint(hint.Node, n.candidates(hint), n.homeOf(hint))
 		}
 	}
 }

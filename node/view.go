@@ -33,6 +33,7 @@ type view struct {
 
 // publish makes the state as it is now the one that others see.
 func (n *Node) publish() {
+	n.useRelays()
 	v := &view{
 		over: make(chan struct{}), state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
 		online: make(map[acl.NodeID]bool), caught: maps.Clone(n.map_.caught), trouble: n.trouble, contact: n.contact, login: n.login, leaseEnd: n.leaseEnd(), offset: n.clock.offset,

@@ -28,6 +28,8 @@ type Handler interface {
 	OnHints(h protocol.Hints)
 	// OnSought: a peer has no direct path to this node and wants one.
 	OnSought(s protocol.Sought)
+	// OnRelayPass: a newer pass for the network's relays.
+	OnRelayPass(p protocol.RelayPass)
 	// OnAskFlows takes a question to be answered by Session.Flows, unless it comes too often.
 	OnAskFlows(a protocol.AskFlows)
 	// OnProblem takes a refusal by the coordinator, which has ended the session. True makes Run give up.
@@ -218,6 +220,8 @@ func (s *Session) receive(ctx context.Context, l *link) error {
 			s.c.Handler.OnHints(b)
 		case protocol.Sought:
 			s.c.Handler.OnSought(b)
+		case protocol.RelayPass:
+			s.c.Handler.OnRelayPass(b)
 		case protocol.AskFlows:
 			s.c.Handler.OnAskFlows(b)
 		case protocol.Live, nil: // heard of; or a message of a newer version

@@ -396,6 +396,7 @@ func (r *recorder) OnConnected(ahead time.Duration)   { r.connected <- ahead }
 func (r *recorder) OnDisconnected(err error)          { r.disconnected <- err }
 func (r *recorder) OnMap(m protocol.Map)              { r.maps <- m }
 func (r *recorder) OnSought(s protocol.Sought)        { r.sought <- s }
+func (r *recorder) OnRelayPass(protocol.RelayPass)    {}
 func (r *recorder) OnHints(h protocol.Hints)          { r.hints <- h }
 func (r *recorder) OnAskFlows(a protocol.AskFlows)    { r.asks <- a }
 func (r *recorder) OnProblem(p protocol.Problem) bool { return r.stop(p) }

@@ -51,8 +51,8 @@ type Status struct {
 type Config struct {
 	// Open makes a link to a relay; Run is then called once.
 	Open func(name string) Link
-	// Homed is told of a new home, "" for none, by Run's goroutine.
-	Homed  func(name string)
+	// Homed is told of a new home, "" for none, by Run's goroutine and with its context.
+	Homed  func(ctx context.Context, name string)
 	Logger *slog.Logger
 }
 
@@ -151,7 +151,7 @@ func (s *Set) Run(ctx context.Context) error {
 	for {
 		home, changed := s.look(ctx, time.Now(), &running)
 		if changed && s.config.Homed != nil {
-			s.config.Homed(home)
+			s.config.Homed(ctx, home)
 		}
 		select {
 		case <-ctx.Done():

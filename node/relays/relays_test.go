@@ -27,7 +27,7 @@ func newWorld(t *testing.T, far map[string]time.Duration) *world {
 	w := &world{far: far, open: map[string]int{}, sent: map[string]int{}}
 	w.Set = New(Config{
 		Logger: slog.New(slog.DiscardHandler), Open: func(name string) Link { return &fake{w, name} },
-		Homed: func(name string) { w.homes = append(w.homes, name) },
+		Homed: func(_ context.Context, name string) { w.homes = append(w.homes, name) },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})

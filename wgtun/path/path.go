@@ -105,6 +105,17 @@ type Status struct {
 	Known, Silent int
 }
 
+// String is the path in words: "direct ADDRESS", "relay NAME", or "" for none.
+func (s Status) String() string {
+	switch s.Kind {
+	case directKind:
+		return s.Kind + " " + s.Addr.String()
+	case relayKind:
+		return s.Kind + " " + s.Relay
+	}
+	return s.Kind
+}
+
 // Bind implements conn.Bind. A WireGuard endpoint is a peer, never an address: see Endpoint. All methods are safe for concurrent use.
 //
 // Locks, outermost first: Bind.mu, then table.mu. A peer's gate is held while sending and by RemovePeer, never together with Bind.mu.

@@ -10,7 +10,7 @@ import (
 	"picket.internal/wgtun/key"
 )
 
-// Ping sends a probe at once and waits for the answer: its round-trip time and the address it came from. Unanswered it is sent
+// Ping sends a probe at once and waits for the answer: its round-trip time and the address it came from, the zero one through a relay. Unanswered it is sent
 // again, on every way there is, until ctx ends. The error is ErrNoPeer when the peer is not known or is removed meanwhile, else
 // ctx's. Run must be running.
 func (b *Bind) Ping(ctx context.Context, t key.TunnelPublic) (time.Duration, netip.AddrPort, error) {
@@ -23,6 +23,9 @@ func (b *Bind) Ping(ctx context.Context, t key.TunnelPublic) (time.Duration, net
 	case a, ok := <-w.answer:
 		if !ok {
 			return 0, netip.AddrPort{}, fmt.Errorf("ping %s: %w", t.Short(), ErrNoPeer)
+		}
+		if isAlias(a.from.Addr()) {
+			a.from = netip.AddrPort{}
 		}
 		return a.latency, a.from, nil
 	case <-ctx.Done():
