@@ -14,7 +14,7 @@ else
 	echo 'no C compiler: the tests run without the race detector (apt-get install gcc)'
 fi
 
-for tool in git sshd wg nmap nc curl ping iperf3 chromium; do
+for tool in git sshd wg nmap nc curl ping iperf3 chromium miniupnpd tinyproxy; do
 	command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || echo "missing: $tool (tests that need it are skipped)"
 done
 [ "$(id -u)" = 0 ] || echo 'not root: tests that need namespaces and TUN devices are skipped'
