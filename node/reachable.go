@@ -159,7 +159,7 @@ func (h *handler) OnSought(s protocol.Sought) {
 		if n.overlay == nil || !slices.ContainsFunc(n.map_.held.content.Peers, func(p protocol.Peer) bool { return p.Node == s.Node }) {
 			return
 		}
-		n.takeHints(protocol.Hints{Hints: []protocol.Hint{{Node: s.Node, Endpoints: s.Endpoints, Online: true}}})
+		n.takeHints(protocol.Hints{Hints: []protocol.Hint{{Node: s.Node, Endpoints: s.Endpoints, Online: true, Relay: n.map_.hints[s.Node].Relay}}})
 		n.overlay.overlay.Sought(s.Node)
 	})
 }

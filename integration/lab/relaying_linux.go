@@ -42,6 +42,8 @@ func (l *LAN) Proxy(ctx context.Context, router *Host, name, password string) (s
 	if err != nil {
 		return "", err
 	}
-	err = p.WaitFor(ctx, "proxy listening", func(out string) bool { return strings.Contains(out, "Accepting connections") || strings.Contains(out, "listening") })
+	err = p.WaitFor(ctx, "proxy listening", func(out string) bool {
+		return strings.Contains(out, "Accepting connections") || strings.Contains(out, "listening")
+	})
 	return fmt.Sprintf("http://%s:8888", l.Address(1)), err
 }
