@@ -71,7 +71,7 @@ func (p *Proof) check() error {
 }
 
 func (r *Report) check() error {
-	return first(r.Facts.check(), sized("certificate", r.Certificate, 1, maxCertificate), endpoints(r.Endpoints), checkRoutes(r.Routes))
+	return first(r.Facts.check(), sized("certificate", r.Certificate, 1, maxCertificate), endpoints(r.Endpoints), checkRoutes(r.Routes), relayName(r.Relay))
 }
 
 func (f *Facts) check() error { return texts(maxText, f.Hostname, f.OS, f.Arch, f.Version) }
@@ -130,7 +130,7 @@ func (h *Hints) check() error {
 		return fmt.Errorf("%d hints", len(h.Hints))
 	}
 	for _, h := range h.Hints {
-		if err := first(CheckNodeID(h.Node), endpoints(h.Endpoints)); err != nil {
+		if err := first(CheckNodeID(h.Node), endpoints(h.Endpoints), relayName(h.Relay)); err != nil {
 			return err
 		}
 	}
@@ -140,6 +140,8 @@ func (h *Hints) check() error {
 func (s *Seek) check() error { return CheckNodeID(s.Node) }
 
 func (s *Sought) check() error { return first(CheckNodeID(s.Node), endpoints(s.Endpoints)) }
+
+func (p *RelayPass) check() error { return sized("pass", p.Pass, 1, MaxRelayPass) }
 
 func (m *Map) check() error {
 	return first(sized("header", m.Header, 1, maxHeader), sized("signature", m.Signature, signatureSize, signatureSize))

@@ -43,6 +43,7 @@ var bodies = map[string]reflect.Type{
 	TypeFlows:     reflect.TypeFor[Flows](),
 	TypeSeek:      reflect.TypeFor[Seek](),
 	TypeSought:    reflect.TypeFor[Sought](),
+	TypeRelayPass: reflect.TypeFor[RelayPass](),
 }
 
 // maxType bounds a type's name, and maxDepth how deep JSON may nest: the deepest message of ours (a rule's port) has 8 levels,

@@ -41,6 +41,7 @@ const (
 	peerPrefix   = "peer/"
 	rulePrefix   = "rule/"
 	denyPrefix   = Critical + "deny/"
+	relayPrefix  = "relay/"
 )
 
 // Content is a map's entries, decoded.
@@ -50,6 +51,7 @@ type Content struct {
 	Peers   []Peer     // sorted by node id
 	Rules   []acl.Rule // in policy file order
 	Denies  []acl.Rule // in policy file order
+	Relays  []Relay    // sorted by name
 	// Skipped are the rules that could not be read whole, and so allow nothing. Encode ignores it.
 	Skipped []SkippedRule
 }
@@ -60,10 +62,10 @@ type SkippedRule struct {
 	Reason string
 }
 
-// Encode turns content into entries: "self", "network", "peer/NODE" for each peer, "rule/0" and "!deny/0" and up in order. It fails on content that
+// Encode turns content into entries: "self", "network", "peer/NODE" for each peer, "rule/0" and "!deny/0" and up in order, "relay/NAME" for each relay. It fails on content that
 // Decode would refuse, so that a mistake stays at the coordinator.
 func (c Content) Encode() (Entries, error) {
-	count := len(c.Peers) + len(c.Rules) + len(c.Denies) + 2
+	count := len(c.Peers) + len(c.Rules) + len(c.Denies) + len(c.Relays) + 2
 	e := make(Entries, count)
 	add := func(id EntryID, v any) error {
 		data, err := Marshal(v)
@@ -83,8 +85,11 @@ func (c Content) Encode() (Entries, error) {
 	for i, r := range c.Denies {
 		err = first(err, checkRule(r), add(EntryID(denyPrefix+strconv.Itoa(i)), r))
 	}
+	for _, r := range c.Relays {
+		err = first(err, add(EntryID(relayPrefix+r.Name), r))
+	}
 	if len(e) != count {
-		err = first(err, errors.New("encode map: a peer twice"))
+		err = first(err, errors.New("encode map: a peer or relay twice"))
 	}
 	if err = first(err, c.check()); err != nil {
 		return nil, err
@@ -94,7 +99,7 @@ func (c Content) Encode() (Entries, error) {
 
 // Decode reads entries. Entries of an unknown kind are ignored, unless they are Critical (ErrRestriction). A malformed self, network
 // or peer refuses the whole map with ErrMalformed, and so do two nodes with one address. A rule that does not parse, or has a member
-// this build does not know, allows nothing: it is left out and named in Skipped. A deny of that kind refuses the whole map with
+// this build does not know, allows nothing: it is left out and named in Skipped. A relay that cannot be read is left out. A deny of that kind refuses the whole map with
 // ErrRestriction: without it too much would be allowed.
 func Decode(e Entries) (Content, error) {
 	c := Content{Peers: make([]Peer, 0, countPeers(e))} // a node keeps it, and there may be thousands
@@ -108,6 +113,8 @@ func Decode(e Entries) (Content, error) {
 			err = unmarshal(data, &c.Network, "network")
 		case peerPrefix:
 			err = c.addPeer(rest, data)
+		case relayPrefix:
+			c.addRelay(rest, data)
 		case rulePrefix:
 			rules = c.addRule(rules, id, rest, data)
 		case denyPrefix:
@@ -127,6 +134,7 @@ func Decode(e Entries) (Content, error) {
 		}
 	}
 	slices.SortFunc(c.Peers, func(a, b Peer) int { return strings.Compare(string(a.Node), string(b.Node)) })
+	slices.SortFunc(c.Relays, func(a, b Relay) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.Skipped, func(a, b SkippedRule) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	c.Rules, c.Denies = inOrder(rules), inOrder(denies)
 	if err := c.check(); err != nil {
@@ -177,7 +185,7 @@ func inOrder(rules []numbered) (out []acl.Rule) {
 
 // splitID returns an entry's kind, as the constants above have it, and what follows it. An unknown id is its own kind.
 func splitID(id EntryID) (kind, rest string) {
-	for _, p := range []string{peerPrefix, rulePrefix, denyPrefix, Critical} {
+	for _, p := range []string{peerPrefix, rulePrefix, denyPrefix, relayPrefix, Critical} {
 		if rest, ok := strings.CutPrefix(string(id), p); ok {
 			return p, rest
 		}
@@ -248,6 +256,9 @@ func (c Content) check() error {
 	}
 	if err := first(checkSubject(c.Self.Subject), checkLabels(c.Self.Name, c.Self.Login, c.Self.Tags), sane(c.Self.Expires)); err != nil {
 		return fmt.Errorf("self: %w", err)
+	}
+	if err := checkRelays(c.Relays); err != nil {
+		return err
 	}
 	taken := make(map[netip.Addr]acl.NodeID, 2*len(c.Peers)+2)
 	if err := c.take(taken, c.Self.Subject); err != nil {

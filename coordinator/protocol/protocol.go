@@ -170,22 +170,23 @@ const (
 
 // Message types of the session.
 const (
-	TypeHello     = "hello"     // node
-	TypeChallenge = "challenge" // coordinator
-	TypeProof     = "proof"     // node
-	TypeMap       = "map"       // coordinator
-	TypeHints     = "hints"     // coordinator
-	TypeLive      = "live"      // both
-	TypeProblem   = "problem"   // coordinator
-	TypeReport    = "report"    // node
-	TypeReceipt   = "receipt"   // node
-	TypeResync    = "resync"    // node: send the whole map
-	TypeEvidence  = "evidence"  // node
-	TypeLogout    = "logout"    // node: remove me
-	TypeAskFlows  = "ask-flows" // coordinator: which flows are live? A node of an older version is silent
-	TypeFlows     = "flows"     // node: the answer
-	TypeSeek      = "seek"      // node: it has no direct path to a peer and wants one
-	TypeSought    = "sought"    // coordinator: a peer seeks this node
+	TypeHello     = "hello"      // node
+	TypeChallenge = "challenge"  // coordinator
+	TypeProof     = "proof"      // node
+	TypeMap       = "map"        // coordinator
+	TypeHints     = "hints"      // coordinator
+	TypeLive      = "live"       // both
+	TypeProblem   = "problem"    // coordinator
+	TypeReport    = "report"     // node
+	TypeReceipt   = "receipt"    // node
+	TypeResync    = "resync"     // node: send the whole map
+	TypeEvidence  = "evidence"   // node
+	TypeLogout    = "logout"     // node: remove me
+	TypeAskFlows  = "ask-flows"  // coordinator: which flows are live? A node of an older version is silent
+	TypeFlows     = "flows"      // node: the answer
+	TypeSeek      = "seek"       // node: it has no direct path to a peer and wants one
+	TypeSought    = "sought"     // coordinator: a peer seeks this node
+	TypeRelayPass = "relay-pass" // coordinator: what relays let the node in with; one of an older version ignores it
 )
 
 // Hello opens a session. Nonce is 32 random bytes.
@@ -220,6 +221,7 @@ type Report struct {
 	Endpoints   []netip.AddrPort `json:"endpoints"` // where its UDP port may be reached; at most MaxEndpoints
 	// Routes are the networks it offers to serve, and as 0.0.0.0/0 and ::/0 the internet; at most MaxAdvertised, each by CheckRoute.
 	Routes []netip.Prefix `json:"routes,omitempty"`
+	Relay  string         `json:"relay,omitempty"` // name of the relay where peers find it; empty: at none
 }
 
 // MaxEndpoints bounds Report.Endpoints and Hint.Endpoints.
@@ -288,7 +290,16 @@ type Hint struct {
 	Node      acl.NodeID       `json:"node"`
 	Endpoints []netip.AddrPort `json:"endpoints"`
 	Online    bool             `json:"online"`
+	Relay     string           `json:"relay,omitempty"` // name of the relay where it is found; empty: at none
 }
+
+// RelayPass is a node's newest pass for the network's relays, as wgtun/relay reads it.
+type RelayPass struct {
+	Pass []byte `json:"pass"` // at most MaxRelayPass
+}
+
+// MaxRelayPass bounds RelayPass.Pass, in bytes.
+const MaxRelayPass = 1 << 20
 
 // Seek names a peer of the sender's map to which it wants a direct path and has none. Who has no such peer is told nothing.
 type Seek struct {
@@ -312,10 +323,10 @@ type Header struct {
 	NotAfter   time.Time  `json:"notAfter"`
 }
 
-// EntryID names an entry: "self", "peer/NODE", "rule/N", "network". See Critical for kinds to come.
+// EntryID names an entry: "self", "peer/NODE", "rule/N", "network", "relay/NAME". See Critical for kinds to come.
 type EntryID string
 
-// Entry is one piece of a map. Data is the JSON of Self, Peer, Rule (acl.Rule) or Network; the digest is over these very bytes.
+// Entry is one piece of a map. Data is the JSON of Self, Peer, Rule (acl.Rule), Network or Relay; the digest is over these very bytes.
 type Entry struct {
 	ID   EntryID `json:"id"`
 	Data []byte  `json:"data"`
