@@ -29,6 +29,7 @@ import (
 
 	"picket.internal/coordinator/protocol"
 	"picket.internal/wgtun/key"
+	"picket.internal/wgtun/relay"
 )
 
 // Defaults of Config.
@@ -51,6 +52,7 @@ type Config struct {
 	Breaker                   Breaker       // when a policy commit waits for confirmation
 	Lease                     time.Duration // 0: DefaultLease; at most protocol.MaxLease
 	Reflectors                []protocol.Reflector
+	Relay                     bool          // the coordinator itself relays
 	Overlay4, Overlay6        netip.Prefix  // IPv4 of /8 to /30, IPv6 of /8 to /96
 	UserNodeLife, TagNodeLife time.Duration // 0: the defaults
 	Passwords                 PasswordCost  // zero: 64 MiB, 3 passes
@@ -80,8 +82,10 @@ type Coordinator struct {
 	failures  struct{ signIn, token *rate.Limiter } // of those in the audit log
 	policy    policyKeeper
 	asker     asker
-	began     time.Time // by this process's clock
-	bound     time.Time // no lease signed before this process started outlives it
+	places    places
+	relay     *relay.Server // nil: none
+	began     time.Time     // by this process's clock
+	bound     time.Time     // no lease signed before this process started outlives it
 }
 
 // New checks the configuration, verifies the audit log against its last checkpoint, and loads what the store holds; it starts nothing.
@@ -100,6 +104,7 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	c.ledger.init()
 	c.policy.init()
 	c.asker.init()
+	c.startRelay()
 	if err := VerifyAudit(ctx, c.store, config.Key.Public(), config.Network); err != nil {
 		return nil, err
 	}

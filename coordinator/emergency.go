@@ -177,7 +177,7 @@ func (c *Coordinator) cutOff(ctx context.Context, u unsettled, pick func(people)
 
 // snapshot is what w was made of, whole.
 func (w *world) snapshot() snapshot {
-	s := snapshot{generation: w.generation, at: w.at, revision: w.revision, since: whole, policy: &w.current}
+	s := snapshot{generation: w.generation, at: w.at, revision: w.revision, since: whole, policy: &w.current, relays: w.relays}
 	for _, u := range w.users.all() {
 		s.users = append(s.users, u)
 	}

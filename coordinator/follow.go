@@ -13,7 +13,7 @@ import (
 // follow makes w's compiled form and maps out of old's, which may be nil, where nothing but the nodes in changed did, and time passed. It
 // reports whether it did; users must be as they were.
 func (w *world) follow(old *world, changed []acl.NodeID) bool {
-	if old == nil || old.policy != w.policy || old.current.Generation != w.current.Generation {
+	if old == nil || old.policy != w.policy || old.current.Generation != w.current.Generation || !slices.Equal(old.relays, w.relays) {
 		return false
 	}
 	var put []acl.Node

@@ -74,7 +74,7 @@ func (c *Coordinator) makeMap(w *world, n *NodeRow, prior *nodeMap) *nodeMap {
 	m := &nodeMap{peers: content.Peers}
 	if m.err = m.encode(content, prior); m.err != nil {
 		c.log.Error("a node's map cannot be made: it gets an empty one", "node", n.ID, "generation", w.generation, "err", m.err)
-		content.Peers, content.Rules, content.Denies, m.peers = nil, nil, nil, nil
+		content.Peers, content.Rules, content.Denies, content.Relays, m.peers = nil, nil, nil, nil, nil
 		m.entries, m.err = content.Encode()
 	}
 	m.digest = protocol.Digest(m.entries)
@@ -130,6 +130,7 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 	}
 	w.settle(&view)
 	content.Self.Subject, content.Rules, content.Denies = view.Self, view.Rules, view.Denies
+	content.Relays = c.relays(w.relays)
 	content.Peers = make([]protocol.Peer, len(view.Peers))
 	for i, s := range view.Peers {
 		content.Peers[i] = w.peer(s)

@@ -9,7 +9,7 @@ import (
 )
 
 // What Next sends, most important first: the end of the session; a map, when the world is newer than what the node holds; a renewed
-// lease; the question for its live flows; who seeks it; hints; a sign of life.
+// lease; a pass for relays; the question for its live flows; who seeks it; hints; a sign of life.
 
 // leaseShare is which part of the lease passes between two signatures of one map: a node that loses its coordinator keeps at least five
 // sixths of the lease.
@@ -63,6 +63,10 @@ func (s *Session) step() (Outgoing, time.Duration, error) {
 		out, err := s.head(protocol.Map{Base: s.sent.generation}, w, n, s.sent.current, now)
 		return out, 0, err
 	}
+	passAt, passes := s.passDue(w, n)
+	if passes && !now.Before(passAt) {
+		return Outgoing{protocol.TypeRelayPass, s.pass(n, now)}, 0, nil
+	}
 	if ask, ok := s.takeAsk(); ok {
 		return Outgoing{protocol.TypeAskFlows, ask}, 0, nil
 	}
@@ -73,7 +77,11 @@ func (s *Session) step() (Outgoing, time.Duration, error) {
 		return Outgoing{protocol.TypeHints, protocol.Hints{Hints: hints}}, 0, nil
 	}
 	if liveAt := s.sent.live.Add(liveEvery); now.Before(liveAt) {
-		return Outgoing{}, max(min(n.Expires.Sub(now), liveAt.Sub(now)), time.Millisecond), nil
+		wait := min(n.Expires.Sub(now), liveAt.Sub(now))
+		if passes {
+			wait = min(wait, passAt.Sub(now))
+		}
+		return Outgoing{}, max(wait, time.Millisecond), nil
 	}
 	s.sent.live = now
 	return Outgoing{protocol.TypeLive, protocol.Live{Time: now}}, 0, nil
@@ -182,7 +190,7 @@ func (c *Coordinator) hintOf(id acl.NodeID) protocol.Hint {
 	if s := c.hub.get(id); s != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		h.Online, h.Endpoints = true, s.endpoints
+		h.Online, h.Endpoints, h.Relay = true, s.endpoints, s.relay
 	}
 	return h
 }

@@ -102,14 +102,15 @@ func (s *Session) report(ctx context.Context, r protocol.Report, opening bool) e
 			return err
 		}
 	}
-	s.setEndpoints(s.c.usable(r.Endpoints), opening)
+	s.setPlaces(s.c.usable(r.Endpoints), s.c.knownRelay(r.Relay), opening)
 	return nil
 }
 
-func (s *Session) setEndpoints(e []netip.AddrPort, opening bool) {
+// setPlaces takes where the node may be found, and tells its peers when that is news.
+func (s *Session) setPlaces(e []netip.AddrPort, relay string, opening bool) {
 	s.mu.Lock()
-	same := fmt.Sprint(s.endpoints) == fmt.Sprint(e)
-	s.endpoints = e
+	same := fmt.Sprint(s.endpoints) == fmt.Sprint(e) && s.relay == relay
+	s.endpoints, s.relay = e, relay
 	s.mu.Unlock()
 	if !same && !opening {
 		s.c.announce(s.node)

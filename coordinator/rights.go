@@ -23,6 +23,7 @@ const (
 	rightRemoveUser     right = "remove users"
 	rightAuthKeys       right = "manage auth keys"
 	rightTokens         right = "manage tokens"
+	rightRelays         right = "manage relays"
 	rightReadPolicy     right = "read the policy"
 	rightLoadPolicy     right = "load the policy"
 	rightReadFlows      right = "see which flows are live"
@@ -55,6 +56,7 @@ var rights = map[right]row{
 	rightRemoveUser:     {all, all, none, none},
 	rightAuthKeys:       {all, all, none, none},
 	rightTokens:         {all, all, none, none},
+	rightRelays:         {all, all, none, none},
 	rightReadDirectory:  {all, all, none, all},
 	rightReadPolicy:     {all, all, none, all},
 	rightLoadPolicy:     {all, all, none, none},

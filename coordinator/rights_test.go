@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"picket.internal/coordinator"
+	"picket.internal/coordinator/protocol"
 	"picket.internal/wgtun/key"
 )
 
@@ -73,6 +74,9 @@ func TestRights(t *testing.T) {
 		}, "oa"},
 		"Tokens":          {func(a coordinator.Actor) error { _, err := n.Tokens(ctx, a); return err }, "oa"},
 		"RevokeToken":     {func(a coordinator.Actor) error { return n.RevokeToken(ctx, a, "none") }, "oa"},
+		"Relays":          {func(a coordinator.Actor) error { _, err := n.Relays(ctx, a); return err }, "oa"},
+		"AddRelay":        {func(a coordinator.Actor) error { _, err := n.AddRelay(ctx, a, protocol.Relay{}); return err }, "oa"},
+		"RemoveRelay":     {func(a coordinator.Actor) error { _, err := n.RemoveRelay(ctx, a, "none"); return err }, "oa"},
 		"PolicyStatus":    {func(a coordinator.Actor) error { _, err := n.PolicyStatus(ctx, a); return err }, "oat"},
 		"ReloadPolicy":    {func(a coordinator.Actor) error { _, _, err := n.ReloadPolicy(ctx, a, ""); return err }, "oa"},
 		"PolicyImpact":    {func(a coordinator.Actor) error { _, err := n.PolicyImpact(ctx, a, []byte(`{}`)); return err }, "oat"},

@@ -25,13 +25,15 @@ type Session struct {
 	last   context.Context // for writing its end down: Attach's, without its cancellation
 	wake   chan struct{}   // holds one value when Next has something to look at
 
-	sent  sent         // owned by Next
-	heard atomic.Int64 // when the node last said anything, in Unix nanoseconds
+	sent   sent         // owned by Next
+	passes passes       // owned by Next
+	heard  atomic.Int64 // when the node last said anything, in Unix nanoseconds
 
 	mu        sync.Mutex
 	over      *Error                  // why the session ended
 	resync    bool                    // the next map is a whole one
 	endpoints []netip.AddrPort        // where the node says its UDP port may be reached
+	relay     string                  // where it says it is found: one of its map, or empty
 	news      map[acl.NodeID]struct{} // peers whose hints are to be sent
 	seekers   map[acl.NodeID]struct{} // peers that seek this node
 	digests   map[uint64]string       // of the maps sent, by generation, for receipts

@@ -17,7 +17,8 @@ type snapshot struct {
 	policy     *PolicyRow // nil: the one there was
 	users      []UserRow
 	usersGone  []acl.UserID
-	nodes      []NodeRow // also tombstones, unless it is whole
+	nodes      []NodeRow  // also tombstones, unless it is whole
+	relays     []RelayRow // always all of them: they are few
 }
 
 // whole as snapshot.since: no revision is that low.
@@ -32,6 +33,9 @@ func readSnapshot(tx ReadTx, base *world) (s snapshot, err error) {
 		return s, err
 	}
 	if s.revision, err = tx.Revision(); err != nil {
+		return s, err
+	}
+	if s.relays, err = tx.Relays(); err != nil {
 		return s, err
 	}
 	if base == nil || s.generation < base.generation || s.revision < base.revision {

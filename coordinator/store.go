@@ -43,6 +43,7 @@ type ReadTx interface {
 	ticketReader
 	authKeyReader
 	tokenReader
+	relayReader
 	policyReader
 	auditReader
 	receiptReader
@@ -58,6 +59,7 @@ type Tx interface {
 	ticketWriter
 	authKeyWriter
 	tokenWriter
+	relayWriter
 	policyWriter
 	auditWriter
 	receiptWriter
@@ -272,6 +274,24 @@ type tokenWriter interface {
 	UseToken(id string) error            // notes that it is used Now
 	RevokeToken(id string) (bool, error) // false when there is none, or it was revoked before
 	RevokeTokensOf(acl.UserID) (int, error)
+}
+
+// RelayRow is a relay that runs elsewhere, as an operator named it.
+type RelayRow struct {
+	Name        string // unique
+	URL         string
+	Fingerprint string // of the key its certificate leads to; empty: it is judged by the nodes' systems
+	Created     time.Time
+	By          string // for people
+}
+
+type relayReader interface {
+	Relays() ([]RelayRow, error) // by name
+}
+
+type relayWriter interface {
+	InsertRelay(RelayRow) error            // ErrTaken
+	DeleteRelay(name string) (bool, error) // false when there is none
 }
 
 // PolicyRow is a policy that was put in force.

@@ -21,6 +21,9 @@ func (c *Coordinator) noteNetwork(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode the network's entry: %w", err)
 	}
+	if c.config.Relay { // an entry of its own
+		text = append(text, "\n"+protocol.OwnRelay...)
+	}
 	sum := sha256.Sum256(text)
 	var told []byte
 	err = c.store.View(ctx, func(tx ReadTx) (err error) {

@@ -20,6 +20,7 @@ type world struct {
 	altered    bool      // it is not what the store held: an emergency took somebody out
 	current    PolicyRow // zero when there never was a policy
 	policy     *acl.Policy
+	relays     []RelayRow // by name
 	*roster
 	compiled *acl.Compiled
 
@@ -31,11 +32,13 @@ type world struct {
 // enforce puts the world of s, less what an emergency took out of it, in force. The caller holds rebuild.
 func (c *Coordinator) enforce(s snapshot) {
 	altered := s.isWhole() && c.emergency.apply(&s)
-	w, changed := c.build(s, c.world.Load())
+	old := c.world.Load()
+	w, changed := c.build(s, old)
 	w.altered = altered
 	c.times.note(w.generation, w.at)
 	c.world.Store(w)
 	c.hub.endMissing(w, changed)
+	c.dropFromRelay(w, old, changed)
 	c.budgets.forget(w, changed)
 	select {
 	case c.dates <- struct{}{}:
@@ -46,7 +49,7 @@ func (c *Coordinator) enforce(s snapshot) {
 // build makes a world, and lists the nodes that changed; old, the one before it, may be nil when s is whole. A policy that cannot be compiled
 // with the directory passes nothing (R21).
 func (c *Coordinator) build(s snapshot, old *world) (w *world, changed []acl.NodeID) {
-	w = &world{generation: s.generation, at: s.at, revision: s.revision}
+	w = &world{generation: s.generation, at: s.at, revision: s.revision, relays: s.relays}
 	if s.policy != nil {
 		w.current = *s.policy
 	} else {

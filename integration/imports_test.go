@@ -36,7 +36,7 @@ var rules = []rule{
 		"the engine runs without HTTP, netlink, coordinator or agent"},
 	{"coordinator/protocol", []string{"acl", "wgtun/key"}, []string{"net/http", "golang.zx2c4.com/wireguard"},
 		"protocol is messages both sides speak, not either side's logic"},
-	{"coordinator", []string{"coordinator/protocol", "acl", "wgtun/key"}, []string{module + "/node", "golang.zx2c4.com/wireguard", "modernc.org/sqlite"},
+	{"coordinator", []string{"coordinator/protocol", "acl", "wgtun/key", "wgtun/relay"}, []string{module + "/node", "golang.zx2c4.com/wireguard", "modernc.org/sqlite"},
 		"the coordinator's decisions know neither the agent, nor the engine, nor a technology"},
 	{"coordinator/*", []string{"coordinator", "coordinator/protocol", "coordinator/clientaddr", "acl", "wgtun/key"}, []string{module + "/node", "golang.zx2c4.com/wireguard"},
 		"technologies do not know their siblings or the agent"},

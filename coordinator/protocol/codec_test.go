@@ -28,11 +28,12 @@ func testBodies(t testing.TB) map[string]any {
 	}
 	proof := Proof{Report: report} // of a node that serves no routes, as older ones write it
 	report.Routes = []netip.Prefix{netip.MustParsePrefix("10.33.0.0/16"), netip.MustParsePrefix("::/0")}
+	report.Relay = OwnRelay
 	proof.Sign(hello, ch, testDevice)
 	m, _ := signed(t, 0, nil, testEntries(t, testContent()), 5)
 	return map[string]any{
 		TypeHello: hello, TypeChallenge: ch, TypeProof: proof, TypeMap: *m,
-		TypeHints:    Hints{Hints: []Hint{{Node: "n2", Endpoints: report.Endpoints, Online: true}}},
+		TypeHints:    Hints{Hints: []Hint{{Node: "n2", Endpoints: report.Endpoints, Online: true, Relay: "ber-1"}}},
 		TypeLive:     Live{Time: testTime},
 		TypeProblem:  Problem{Code: CodeRemoved, Message: "an operator removed this node: run `picket up` to join again"},
 		TypeReport:   report,
@@ -44,6 +45,8 @@ func testBodies(t testing.TB) map[string]any {
 		TypeFlows:    testFlows(),
 		TypeSeek:     Seek{Node: "n2"},
 		TypeSought:   Sought{Node: "n2", Endpoints: report.Endpoints},
+
+		TypeRelayPass: RelayPass{Pass: []byte{1, 2, 3}},
 	}
 }
 

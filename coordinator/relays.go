@@ -1,0 +1,110 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"picket.internal/coordinator/protocol"
+)
+
+// RelayView is a relay as operators see it.
+type RelayView struct {
+	protocol.Relay
+	Created time.Time `json:"created,omitzero"` // zero for the coordinator's own
+	By      string    `json:"by,omitempty"`
+}
+
+// relays are those that maps name, by name.
+func (c *Coordinator) relays(rows []RelayRow) (out []protocol.Relay) {
+	for _, r := range rows {
+		out = append(out, protocol.Relay{Name: r.Name, URL: r.URL, Fingerprint: r.Fingerprint})
+	}
+	if c.config.Relay {
+		out = append(out, protocol.Relay{Name: protocol.OwnRelay})
+	}
+	slices.SortFunc(out, func(a, b protocol.Relay) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// knownRelay is name when maps name such a relay, else empty: what a node makes up reaches nobody.
+func (c *Coordinator) knownRelay(name string) string {
+	known := slices.ContainsFunc(c.relays(c.world.Load().relays), func(r protocol.Relay) bool { return r.Name == name })
+	if !known {
+		return ""
+	}
+	return name
+}
+
+// Relays lists them by name, the coordinator's own first.
+func (c *Coordinator) Relays(ctx context.Context, a Actor) ([]RelayView, error) {
+	out := []RelayView{}
+	if c.config.Relay {
+		out = append(out, RelayView{Relay: protocol.Relay{Name: protocol.OwnRelay}})
+	}
+	err := c.store.View(ctx, func(tx ReadTx) error {
+		if _, err := reachOf(tx, a, rightRelays); err != nil {
+			return err
+		}
+		rows, err := tx.Relays()
+		for _, r := range rows {
+			out = append(out, RelayView{Relay: protocol.Relay{Name: r.Name, URL: r.URL, Fingerprint: r.Fingerprint}, Created: r.Created, By: r.By})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, c.outward(ctx, err)
+	}
+	return out, nil
+}
+
+// AddRelay has every map name a relay. Nodes trust it with nothing but to carry what is sealed.
+func (c *Coordinator) AddRelay(ctx context.Context, a Actor, r protocol.Relay) (Change, error) {
+	g, err := c.update(ctx, a, func(ch *change) error {
+		if err := ch.allowed(rightRelays); err != nil {
+			return err
+		}
+		if err := protocol.CheckRelay(r); err != nil {
+			return refuse(CodeInvalid, "%s", err)
+		}
+		rows, err := ch.Relays()
+		switch {
+		case err != nil:
+			return err
+		case r.Name == protocol.OwnRelay:
+			return refuse(CodeInvalid, "the name %s is that of the coordinator's own relay: choose another", r.Name)
+		case len(rows) >= protocol.MaxRelays-1: // and the coordinator's own
+			return refuse(CodeInvalid, "there are %d relays, as many as maps name: remove one first", len(rows))
+		}
+		ch.raise()
+		ch.record("relay.add", r.Name, r.URL+" "+r.Fingerprint)
+		err = ch.InsertRelay(RelayRow{Name: r.Name, URL: r.URL, Fingerprint: r.Fingerprint, Created: ch.Now(), By: a.String()})
+		if errors.Is(err, ErrTaken) {
+			return refuse(CodeInvalid, "there is a relay %s already: remove it first, or choose another name", r.Name)
+		}
+		return err
+	})
+	return Change{Generation: g, Summary: "relay " + oneLine(r.Name, 63) + " is added"}, c.outward(ctx, err)
+}
+
+// RemoveRelay takes a relay out of every map.
+func (c *Coordinator) RemoveRelay(ctx context.Context, a Actor, name string) (Change, error) {
+	g, err := c.update(ctx, a, func(ch *change) error {
+		if err := ch.allowed(rightRelays); err != nil {
+			return err
+		}
+		if name == protocol.OwnRelay {
+			return refuse(CodeInvalid, "%s is the coordinator's own relay: start it with --relay=off to do without", name)
+		}
+		ok, err := ch.DeleteRelay(name)
+		if err == nil && !ok {
+			return refuse(CodeNotFound, "there is no relay %s: `relays list` shows them", oneLine(name, 63))
+		}
+		ch.narrow()
+		ch.record("relay.remove", name, "")
+		return err
+	})
+	return Change{Generation: g, Summary: "relay " + oneLine(name, 63) + " is removed"}, c.outward(ctx, err)
+}
