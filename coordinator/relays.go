@@ -15,6 +15,7 @@ type RelayView struct {
 	protocol.Relay
 	Created time.Time `json:"created,omitzero"` // zero for the coordinator's own
 	By      string    `json:"by,omitempty"`
+	Nodes   int       `json:"nodes"` // online ones whose home it is
 }
 
 // relays are those that maps name, by name.
@@ -38,6 +39,13 @@ func (c *Coordinator) knownRelay(name string) string {
 	return name
 }
 
+// home is the relay where the node says it is found.
+func (s *Session) home() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.relay
+}
+
 // Relays lists them by name, the coordinator's own first.
 func (c *Coordinator) Relays(ctx context.Context, a Actor) ([]RelayView, error) {
 	out := []RelayView{}
@@ -56,6 +64,13 @@ func (c *Coordinator) Relays(ctx context.Context, a Actor) ([]RelayView, error) 
 	})
 	if err != nil {
 		return nil, c.outward(ctx, err)
+	}
+	homes := make(map[string]int)
+	for _, s := range c.hub.all() {
+		homes[s.home()]++
+	}
+	for i := range out {
+		out[i].Nodes = homes[out[i].Name]
 	}
 	return out, nil
 }

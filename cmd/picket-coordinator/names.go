@@ -17,6 +17,7 @@ var (
 	userLogins = listed(opsocket.UsersList, func(u coordinator.User) string { return u.Login })
 	keyIDs     = listed(opsocket.KeysList, func(k coordinator.AuthKey) string { return k.ID })
 	tokenIDs   = listed(opsocket.TokensList, func(t coordinator.Token) string { return t.ID })
+	relayNames = listed(opsocket.RelaysList, func(r coordinator.RelayView) string { return r.Name })
 	policyIDs  = listed(opsocket.PolicyList, func(v coordinator.PolicyVersion) string { return shortID(v.ID) })
 )
 

@@ -63,6 +63,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "addresses6", Value: "fd70:696b:6574::/48", Usage: "overlay IPv6 `RANGE`"},
 		&cli.DurationFlag{Name: "lease", Value: 12 * time.Hour, Usage: "nodes go on for `TIME` without hearing from the coordinator"},
 		&cli.StringSliceFlag{Name: "reflect-listen", Value: cli.NewStringSlice(reflectPorts...), Usage: "tell nodes at this UDP `ADDRESS` where they are seen from (STUN; repeat for more, two show what a NAT does); off: at none"},
+		&cli.StringFlag{Name: "relay", Value: "on", Usage: "carry what nodes without a direct path to each other send, sealed as it is, over the port of --listen: `on` or off"},
 		&cli.StringSliceFlag{Name: "trusted-proxy", Usage: "believe X-Forwarded-For from this `ADDRESS` or range (repeat for more)"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 	}
@@ -79,6 +80,7 @@ type settings struct {
 	overlay4, overlay6 netip.Prefix
 	lease              time.Duration
 	reflect            reflectSettings
+	relay              bool
 	proxies            clientaddr.Proxies
 	logger             *slog.Logger
 }
@@ -132,6 +134,7 @@ func readSettings(c *cli.Context) (settings, error) {
 			s.reflect, err = readReflect(c.StringSlice("reflect-listen"), s.listen, c.IsSet("reflect-listen"))
 			return err
 		},
+		func() error { s.relay, err = readSwitch("--relay", c.String("relay")); return err },
 		func() error { s.logger, err = newLogger(c.App.ErrWriter, c.String("log-level")); return err },
 		func() error { return atLeast("--lease", s.lease, time.Second) },
 		func() error { return atLeast("--policy-poll", s.policy.poll, time.Second) },
@@ -141,6 +144,13 @@ func readSettings(c *cli.Context) (settings, error) {
 		}
 	}
 	return s, nil
+}
+
+func readSwitch(flag, text string) (bool, error) {
+	if text != "on" && text != "off" {
+		return false, &usageError{fmt.Sprintf("%s %q is neither on nor off", flag, text)}
+	}
+	return text == "on", nil
 }
 
 func atLeast(flag string, d, least time.Duration) error {

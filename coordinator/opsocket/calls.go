@@ -55,6 +55,13 @@ var (
 	TokensRevoke = Call[Ref, None]{"tokens.revoke"}
 )
 
+// Calls about relays.
+var (
+	RelaysAdd    = Call[protocol.Relay, coordinator.Change]{"relays.add"}
+	RelaysList   = Call[None, []coordinator.RelayView]{"relays.list"}
+	RelaysRemove = Call[Ref, coordinator.Change]{"relays.remove"}
+)
+
 // Calls about policy, its enforcement, and the audit log.
 var (
 	PolicyStatus   = Call[None, coordinator.PolicyStatus]{"policy.status"}
@@ -71,7 +78,7 @@ var (
 	AuditList      = Call[Page, []coordinator.AuditRecord]{"audit.list"}
 )
 
-// Ref names a node (name or id), a user (login), a key or token (id) or a policy (commit, or the first 7 digits of it at least).
+// Ref names a node (name or id), a user (login), a key or token (id), a relay (name) or a policy (commit, or the first 7 digits of it at least).
 type Ref struct {
 	Ref string `json:"ref"`
 }

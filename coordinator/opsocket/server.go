@@ -61,6 +61,13 @@ type Tokens interface {
 	RevokeToken(ctx context.Context, a coordinator.Actor, id string) error
 }
 
+// Relays is what the socket needs for relays.
+type Relays interface {
+	Relays(context.Context, coordinator.Actor) ([]coordinator.RelayView, error)
+	AddRelay(ctx context.Context, a coordinator.Actor, r protocol.Relay) (coordinator.Change, error)
+	RemoveRelay(ctx context.Context, a coordinator.Actor, name string) (coordinator.Change, error)
+}
+
 // Policy is what the socket needs for policy and its record.
 type Policy interface {
 	PolicyStatus(context.Context, coordinator.Actor) (coordinator.PolicyStatus, error)
@@ -84,6 +91,7 @@ type API interface {
 	People
 	Keys
 	Tokens
+	Relays
 	Policy
 }
 
@@ -102,6 +110,7 @@ func Handler(api API, url string, logger *slog.Logger) http.Handler {
 	handlePeople(s, api, url)
 	handleKeys(s, api)
 	handleTokens(s, api)
+	handleRelays(s, api)
 	handlePolicy(s, api)
 	return s.mux
 }
@@ -172,6 +181,18 @@ func handleTokens(s *server, api Tokens) {
 	})
 	handle(s, TokensRevoke, func(ctx context.Context, a coordinator.Actor, r Ref) (None, error) {
 		return None{}, api.RevokeToken(ctx, a, r.Ref)
+	})
+}
+
+func handleRelays(s *server, api Relays) {
+	handle(s, RelaysAdd, func(ctx context.Context, a coordinator.Actor, r protocol.Relay) (coordinator.Change, error) {
+		return api.AddRelay(ctx, a, r)
+	})
+	handle(s, RelaysList, func(ctx context.Context, a coordinator.Actor, _ None) ([]coordinator.RelayView, error) {
+		return api.Relays(ctx, a)
+	})
+	handle(s, RelaysRemove, func(ctx context.Context, a coordinator.Actor, r Ref) (coordinator.Change, error) {
+		return api.RemoveRelay(ctx, a, r.Ref)
 	})
 }
 
