@@ -154,9 +154,9 @@ func moveWhileConnected(t *testing.T, open bool) {
 	})
 }
 
-// TestNoUDP: where no UDP gets out, netcheck and peers say so.
+// TestNoUDP: where no UDP gets out and nobody relays, netcheck and peers say so.
 func TestNoUDP(t *testing.T) {
-	n := newNetwork(t, false, reachPolicy)
+	n := newNetwork(t, false, reachPolicy, "--relay=off")
 	n.person("alice")
 	left, _ := n.behind("left", "tag:left", 41, lab.NATConfig{NoUDP: true}, "--port-mapping=off")
 	n.server("right", "tag:right")
