@@ -70,7 +70,7 @@ func (b *Bind) boxOf(p *peer) *box {
 	if made != nil {
 		return made
 	}
-	made, err := newBox(b.self, p.tunnel, probe)
+	made, err := newBox(b.self, probe)
 	if err != nil {
 		return nil
 	}
@@ -92,6 +92,10 @@ func (b *Bind) pingedLocked(p *peer, m message, back *direct) {
 		b.drop(DropReplayed, 1)
 		return
 	}
+	if m.tunnel != p.tunnel && (m.tunnel != p.keys.next || m.tunnel.IsZero()) {
+		b.drop(DropKey, 1)
+		return
+	}
 	now := b.now()
 	p.heard = now
 	l := b.rouseLocked(p)
@@ -100,7 +104,7 @@ func (b *Bind) pingedLocked(p *peer, m message, back *direct) {
 		return
 	}
 	b.bindLocked(p, back.to, false, now)
-	b.answerLocked(p, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: back.to, size: m.size}})
+	b.answerLocked(p, m.tunnel, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: back.to, size: m.size}})
 	c := l.find(back.to)
 	if c == nil {
 		if w := b.newDirect(back.to); w != nil {
@@ -135,7 +139,7 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 		return
 	}
 	if b.sizedLocked(p, c, m) {
-		p.heard = now
+		p.heard, p.keys.ours = now, m.tunnel
 		return
 	}
 	sent, ok := c.land(m.transaction, now)
@@ -143,7 +147,7 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 		b.drop(DropUnasked, 1)
 		return
 	}
-	p.heard = now
+	p.heard, p.keys.ours = now, m.tunnel
 	c.answered, c.tries, c.due = now, 0, 0
 	c.measured(now - sent)
 	b.bindLocked(p, from, true, now)
@@ -155,6 +159,7 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 		l.observed[family] = observation{m.observed, now}
 	}
 	b.chooseLocked(p, c, now)
+	b.believedLocked(p, m)
 	b.flushLocked(p, p.way.Load())
 	l.waiters = slices.DeleteFunc(l.waiters, func(w *waiter) bool {
 		if sent < w.since {
