@@ -96,5 +96,9 @@ func heldUntil(n NodeRow, now time.Time) time.Time {
 	if err == nil && cert.NotAfter.After(until) {
 		until = cert.NotAfter
 	}
+	next, err := key.OpenCertificate(n.Next, string(n.ID), n.Device, now)
+	if err == nil && next.NotAfter.After(until) {
+		until = next.NotAfter
+	}
 	return until
 }

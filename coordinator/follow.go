@@ -72,6 +72,6 @@ func sameUser(a, b UserRow) bool { return a.Login == b.Login && a.Role == b.Role
 // sameNode compares what maps, its own and its peers', say of a node; a test fails when a field is added that it does not know.
 func sameNode(a, b *NodeRow) bool {
 	return a.ID == b.ID && a.Device == b.Device && a.Name == b.Name && a.Owner == b.Owner && slices.Equal(a.Tags, b.Tags) &&
-		slices.Equal(a.Addresses, b.Addresses) && a.Facts == b.Facts && bytes.Equal(a.Certificate, b.Certificate) &&
+		slices.Equal(a.Addresses, b.Addresses) && a.Facts == b.Facts && bytes.Equal(a.Certificate, b.Certificate) && bytes.Equal(a.Next, b.Next) &&
 		a.Expires.Equal(b.Expires) && a.Expired == b.Expired && a.Quarantined == b.Quarantined && a.Routing.equal(b.Routing)
 }

@@ -17,7 +17,7 @@ import (
 func TestSameNodeKnowsEveryField(t *testing.T) {
 	values := map[string]any{
 		"ID": acl.NodeID("n"), "Name": "s", "Owner": acl.UserID("u"), "Tags": []string{"tag:t"}, "Addresses": []netip.Addr{{}},
-		"Facts": protocol.Facts{OS: "linux"}, "Certificate": []byte{1}, "Expires": time.Unix(1, 0), "Expired": true, "Quarantined": true,
+		"Facts": protocol.Facts{OS: "linux"}, "Certificate": []byte{1}, "Next": []byte{1}, "Expires": time.Unix(1, 0), "Expired": true, "Quarantined": true,
 		"Routing": Routing{Away: true},
 	}
 	unsaid := map[string]bool{"Created": true, "Removed": true, "Presence": true} // no map speaks of them

@@ -107,7 +107,7 @@ func (m *nodeMap) encode(content protocol.Content, prior *nodeMap) error {
 // samePeer compares every field; a test fails when one is added that it does not know.
 func samePeer(a, b *protocol.Peer) bool {
 	return a.Node == b.Node && a.Owner == b.Owner && a.Name == b.Name && a.Login == b.Login && a.OS == b.OS && a.Device == b.Device &&
-		a.Expires.Equal(b.Expires) && bytes.Equal(a.Certificate, b.Certificate) && slices.Equal(a.Addresses, b.Addresses) &&
+		a.Expires.Equal(b.Expires) && bytes.Equal(a.Certificate, b.Certificate) && bytes.Equal(a.Next, b.Next) && slices.Equal(a.Addresses, b.Addresses) &&
 		slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Tags, b.Tags)
 }
 
@@ -151,7 +151,7 @@ func (w *world) peer(s acl.Subject) protocol.Peer {
 	n := w.node(s.Node)
 	return protocol.Peer{
 		Subject: s, Name: n.Name, Login: w.login(n), Tags: n.Tags, OS: n.Facts.OS,
-		Device: n.Device, Certificate: n.Certificate, Expires: n.Expires,
+		Device: n.Device, Certificate: n.Certificate, Next: n.Next, Expires: n.Expires,
 	}
 }
 

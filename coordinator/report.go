@@ -93,12 +93,15 @@ func (s *Session) report(ctx context.Context, r protocol.Report, opening bool) e
 	if err := s.c.checkCertificate(n, r.Certificate); err != nil {
 		return err
 	}
+	if err := s.c.checkNext(n, r.Certificate, r.Next); err != nil {
+		return err
+	}
 	routes := s.c.routable(r.Routes)
-	if n.Facts != facts || !bytes.Equal(n.Certificate, r.Certificate) || !slices.Equal(n.Routing.routes(), routes) {
+	if n.Facts != facts || !bytes.Equal(n.Certificate, r.Certificate) || !bytes.Equal(n.Next, r.Next) || !slices.Equal(n.Routing.routes(), routes) {
 		if !s.c.budgets.of(s.node).changes.Allow() {
 			return refuse(protocol.CodeThrottled, "the node changes what it says of itself too often: wait a minute")
 		}
-		if err := s.c.saveReport(ctx, s.actor(), s.node, told{facts, r.Certificate, routes}); err != nil {
+		if err := s.c.saveReport(ctx, s.actor(), s.node, told{facts, r.Certificate, r.Next, routes}); err != nil {
 			return err
 		}
 	}
@@ -155,6 +158,40 @@ func (c *Coordinator) checkCertificate(n NodeRow, signed []byte) error {
 	return nil
 }
 
+// checkNext verifies the certificate of a node's next tunnel key beside its present one; none is right, too.
+func (c *Coordinator) checkNext(n NodeRow, present, signed []byte) error {
+	if len(signed) == 0 {
+		return nil
+	}
+	now := c.now()
+	next, err := key.OpenCertificate(signed, string(n.ID), n.Device, now)
+	if err != nil && !(errors.Is(err, key.ErrCertificateTime) && bytes.Equal(n.Next, signed)) {
+		return refuse(protocol.CodeBadRequest, "the certificate of the node's next tunnel key was refused: %s", err)
+	}
+	cert, err := key.OpenCertificate(present, string(n.ID), n.Device, now)
+	if err != nil && !errors.Is(err, key.ErrCertificateTime) {
+		return refuse(protocol.CodeBadRequest, "the node's key certificate was refused: %s", err)
+	}
+	switch {
+	case next.Serial <= cert.Serial:
+		return refuse(protocol.CodeBadRequest, "the certificate of the node's next tunnel key has serial %d, which must be above %d", next.Serial, cert.Serial)
+	case next.Tunnel == cert.Tunnel || next.Probe != cert.Probe:
+		return refuse(protocol.CodeBadRequest, "the certificate of the node's next tunnel key must have another tunnel key, and the same probe key")
+	case next.NotAfter.Sub(now) > maxCertificateLife:
+		return refuse(protocol.CodeBadRequest, "the certificate of the node's next tunnel key runs for more than a year: make a shorter one")
+	}
+	return nil
+}
+
+// tunnelKey is the one in a certificate of n's, whatever its time; the zero key when there is none.
+func tunnelKey(n NodeRow, signed []byte) key.TunnelPublic {
+	cert, err := key.OpenCertificate(signed, string(n.ID), n.Device, n.Created)
+	if err != nil && !errors.Is(err, key.ErrCertificateTime) {
+		return key.TunnelPublic{}
+	}
+	return cert.Tunnel
+}
+
 // newestSerial is that of the certificate stored for n; false when it has none.
 func newestSerial(n NodeRow) (uint64, bool) {
 	cert, err := key.OpenCertificate(n.Certificate, string(n.ID), n.Device, n.Created)
@@ -168,6 +205,7 @@ func newestSerial(n NodeRow) (uint64, bool) {
 type told struct {
 	facts       protocol.Facts
 	certificate []byte
+	next        []byte
 	routes      []netip.Prefix
 }
 
@@ -189,6 +227,14 @@ func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, t 
 				return err
 			}
 		}
+		if err := c.checkNext(n, t.certificate, t.next); err != nil {
+			return err
+		}
+		if len(t.next) > 0 && !bytes.Equal(n.Next, t.next) {
+			if err := ch.keysFree(n, t.next); err != nil {
+				return err
+			}
+		}
 		what := t.differences(n)
 		if len(what) == 0 {
 			return nil
@@ -199,7 +245,10 @@ func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, t 
 		if !slices.Equal(n.Routing.routes(), t.routes) {
 			n.Routing.advertise(t.routes, ch.Now())
 		}
-		n.Facts, n.Certificate = t.facts, t.certificate
+		if was, is := tunnelKey(n, n.Certificate), tunnelKey(n, t.certificate); !was.IsZero() && was != is {
+			ch.record("node.rotate", string(id), fmt.Sprintf("tunnel key %s follows %s", is.Short(), was.Short()))
+		}
+		n.Facts, n.Certificate, n.Next = t.facts, t.certificate, t.next
 		ch.record("node.report", string(id), strings.Join(what, "; "))
 		return ch.UpdateNode(n)
 	})
@@ -210,6 +259,12 @@ func (c *Coordinator) saveReport(ctx context.Context, a Actor, id acl.NodeID, t 
 func (t told) differences(n NodeRow) (what []string) {
 	if !bytes.Equal(n.Certificate, t.certificate) {
 		what = append(what, "new key certificate")
+	}
+	if len(t.next) > 0 && !bytes.Equal(n.Next, t.next) {
+		what = append(what, "certificate of its next tunnel key")
+	}
+	if len(t.next) == 0 && len(n.Next) > 0 {
+		what = append(what, "no next tunnel key")
 	}
 	if f := t.facts; n.Facts != f {
 		what = append(what, fmt.Sprintf("host %q, %s/%s, picket %s", f.Hostname, f.OS, f.Arch, f.Version))

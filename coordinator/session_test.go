@@ -439,3 +439,58 @@ func TestConcurrentChangesEndInOneWorld(t *testing.T) {
 		t.Errorf("%d nodes, %v", len(nodes), err)
 	}
 }
+
+// A node's next certificate is of the same device and probe key, with a larger serial and a tunnel key that nobody else has.
+func TestReportRefusesNextCertificate(t *testing.T) {
+	n := newNet(t)
+	a := n.device("a").joinTagged("tag:db").connect()
+	b := n.device("b").joinTagged("tag:db").connect()
+	open := func(d *device) key.Certificate {
+		c, err := key.OpenCertificate(d.cert, string(d.node()), d.key.Public(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	certA, certB := open(a), open(b)
+	sign := func(k key.DevicePrivate, change func(c *key.Certificate)) []byte {
+		c := certA
+		c.Serial, c.Tunnel = c.Serial+1, key.NewTunnel().Public()
+		change(&c)
+		return c.Sign(k)
+	}
+	for outcome, next := range map[string][]byte{
+		"signed by another device":       sign(key.NewDevice(), func(*key.Certificate) {}),
+		"of the present serial":          sign(a.key, func(c *key.Certificate) { c.Serial-- }),
+		"of the present tunnel key":      sign(a.key, func(c *key.Certificate) { c.Tunnel = certA.Tunnel }),
+		"with another node's tunnel key": sign(a.key, func(c *key.Certificate) { c.Tunnel = certB.Tunnel }),
+		"with another probe key":         sign(a.key, func(c *key.Certificate) { c.Probe = key.NewProbe().Public() }),
+		"of another node":                sign(a.key, func(c *key.Certificate) { c.Node = string(b.node()) }),
+		"for more than a year":           sign(a.key, func(c *key.Certificate) { c.NotAfter = c.NotAfter.Add(400 * 24 * time.Hour) }),
+	} {
+		r := a.report()
+		r.Next = next
+		wantCode(t, outcome, a.session.Report(n.ctx, r), protocol.CodeBadRequest)
+	}
+	r := a.report()
+	r.Next = sign(a.key, func(*key.Certificate) {})
+	if err := a.session.Report(n.ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := key.OpenCertificate(r.Next, string(a.node()), a.key.Public(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief := b.report()
+	c := certB
+	c.Serial, c.Tunnel = c.Serial+1, taken.Tunnel
+	thief.Certificate = c.Sign(b.key)
+	wantCode(t, "another node's next key", b.session.Report(n.ctx, thief), protocol.CodeBadRequest)
+	r.Certificate, r.Next = r.Next, nil
+	if err := a.session.Report(n.ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(n.actions(), "node.rotate") {
+		t.Errorf("no record of the change: %v", n.actions())
+	}
+}

@@ -154,6 +154,7 @@ type NodeRow struct {
 	Addresses   []netip.Addr
 	Facts       protocol.Facts
 	Certificate []byte // newest; empty before the first session
+	Next        []byte // certificate of the tunnel key that it is about to take up; empty for none
 	Created     time.Time
 	Expires     time.Time
 	Expired     bool // its expiry was carried out
@@ -177,7 +178,7 @@ type nodeReader interface {
 	NodeByDevice(key.DevicePublic) (NodeRow, error) // living
 	// NodeNames lists the living nodes' names that are base or begin with base and a hyphen.
 	NodeNames(base string) ([]string, error)
-	// KeysTaken reports whether a living node other than id has one of the keys in its certificate.
+	// KeysTaken reports whether a living node other than id has one of the keys in its certificates.
 	KeysTaken(id acl.NodeID, tunnel key.TunnelPublic, probe key.ProbePublic) (bool, error)
 	AddressTaken(netip.Addr) (bool, error) // in use, or held
 	TakenAddresses() ([]netip.Addr, error)

@@ -54,6 +54,10 @@ type fakeOverlay struct {
 	observed              map[int][]netip.AddrPort // by how many peers at least
 	reprobed              int
 	sought                []acl.NodeID
+
+	unready  []acl.NodeID
+	rekeyed  []key.TunnelPrivate
+	rekeyErr error
 }
 
 func (o *fakeOverlay) Run(ctx context.Context) error {
@@ -155,6 +159,17 @@ func (o *fakeOverlay) Echo(context.Context, netip.Addr, netip.Addr) (time.Durati
 }
 func (o *fakeOverlay) Dial(context.Context, netip.AddrPort) (net.Conn, error) {
 	return nil, errors.New("connection refused")
+}
+func (o *fakeOverlay) Unready(key.TunnelPublic) []acl.NodeID {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.unready
+}
+func (o *fakeOverlay) Rekey(k key.TunnelPrivate) (*wgtun.Rekeying, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.rekeyed = append(o.rekeyed, k)
+	return new(wgtun.Rekeying), o.rekeyErr
 }
 func (o *fakeOverlay) Interface() string { return "picket0" }
 func (o *fakeOverlay) Recent(limit int, want func(*filter.Flow) bool) filter.Recent {

@@ -53,6 +53,7 @@ func (id *identity) save() error { return id.dir.SaveNode(id.node) }
 // freshKeys replaces the tunnel and probe keys and drops the certificate for the old ones.
 func (id *identity) freshKeys() {
 	id.node.Tunnel, id.node.Probe, id.node.Certificate = key.NewTunnel(), key.NewProbe(), nil
+	id.node.Next, id.node.TunnelSince, id.node.RotateAt = nil, time.Time{}, time.Time{}
 }
 
 // admitted reports whether the node belongs to a network now.
@@ -71,7 +72,7 @@ func (id *identity) admit(url string, coordinator key.CoordinatorPublic, network
 		}
 	}
 	if node != id.node.Node || network != id.node.Network {
-		id.node.Certificate = nil
+		id.node.Certificate, id.node.Next = nil, nil
 		if err := id.dir.RemoveMap(); err != nil {
 			return err
 		}
@@ -109,25 +110,57 @@ func (id *identity) meet(met map[acl.NodeID]key.DevicePublic) error {
 
 // shown are the keys that this node shows its peers.
 func (id *identity) shown() shownKeys {
-	return shownKeys{id.node.Tunnel.Public(), id.node.Probe.Public()}
+	s := shownKeys{tunnel: id.node.Tunnel.Public(), probe: id.node.Probe.Public()}
+	if id.node.Next != nil {
+		s.next = id.node.Next.Tunnel.Public()
+	}
+	return s
 }
 
-// certificate returns the certificate to show at time now of the coordinator's clock, making a new one when the one on disk does not fit
-// the keys or the node, or half of its life is gone. A new one is on disk before it is shown, so that serials never repeat.
-func (id *identity) certificate(now time.Time) ([]byte, error) {
+// certificates returns those to show at time now of the coordinator's clock, of the present tunnel key and of the next one, if there is
+// one, making new ones when those on disk do not fit the keys or the node, or half of their life is gone. New ones are on disk before they are
+// shown, so that serials never repeat; the next key's has always the larger one.
+func (id *identity) certificates(now time.Time) (present, next []byte, err error) {
 	n := &id.node
-	c, err := key.OpenCertificate(n.Certificate, string(n.Node), n.Device.Public(), now)
-	fits := err == nil && c.Tunnel == n.Tunnel.Public() && c.Probe == n.Probe.Public()
-	if id.renew = c.NotAfter.Add(-certificateLife / 2); fits && now.Before(id.renew) {
-		return n.Certificate, nil
+	made := false
+	serial, end, fits := id.fits(n.Certificate, n.Tunnel, now)
+	if !fits {
+		n.Certificate, serial, end = id.certify(n.Tunnel, now)
+		made = true
 	}
-	id.renew = now.Add(certificateLife / 2)
+	id.renew = end.Add(-certificateLife / 2)
+	if n.Next != nil {
+		if above, _, fits := id.fits(n.Next.Certificate, n.Next.Tunnel, now); !fits || above <= serial {
+			renewed := *n.Next // the one before may be in the view
+			renewed.Certificate, _, _ = id.certify(n.Next.Tunnel, now)
+			n.Next, made = &renewed, true
+		}
+		next = n.Next.Certificate
+	}
+	if made {
+		err = id.save()
+	}
+	return n.Certificate, next, err
+}
+
+// fits reports whether a certificate is of a tunnel key and this node, with at least half of its life left; and its serial and end.
+func (id *identity) fits(signed []byte, tunnel key.TunnelPrivate, now time.Time) (serial uint64, end time.Time, ok bool) {
+	n := &id.node
+	c, err := key.OpenCertificate(signed, string(n.Node), n.Device.Public(), now)
+	ok = err == nil && c.Tunnel == tunnel.Public() && c.Probe == n.Probe.Public() && now.Before(c.NotAfter.Add(-certificateLife/2))
+	return c.Serial, c.NotAfter, ok
+}
+
+// certify makes a certificate with the next serial.
+func (id *identity) certify(tunnel key.TunnelPrivate, now time.Time) (signed []byte, serial uint64, end time.Time) {
+	n := &id.node
 	n.Serial++
-	n.Certificate = key.Certificate{
-		Node: string(n.Node), Serial: n.Serial, Tunnel: n.Tunnel.Public(), Probe: n.Probe.Public(),
-		NotBefore: now.Add(-certificateEarly).Truncate(time.Second), NotAfter: now.Add(certificateLife).Truncate(time.Second),
+	end = now.Add(certificateLife).Truncate(time.Second)
+	signed = key.Certificate{
+		Node: string(n.Node), Serial: n.Serial, Tunnel: tunnel.Public(), Probe: n.Probe.Public(),
+		NotBefore: now.Add(-certificateEarly).Truncate(time.Second), NotAfter: end,
 	}.Sign(n.Device)
-	return n.Certificate, id.save()
+	return signed, n.Serial, end
 }
 
 // facts are what this node says of its host.

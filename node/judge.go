@@ -52,7 +52,7 @@ func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, own shownK
 		used.Peers = append(used.Peers, p)
 		j.next = soonest(j.next, cert.NotAfter, p.Expires)
 		j.peers = append(j.peers, wgtun.Peer{
-			Node: p.Node, Device: p.Device, Tunnel: cert.Tunnel, Probe: cert.Probe,
+			Node: p.Node, Device: p.Device, Tunnel: cert.Tunnel, Next: verdicts[i].next, Probe: cert.Probe,
 			Addresses: p.Addresses, Routes: p.Routes, // a map held never changes
 		})
 	}
@@ -70,11 +70,13 @@ var errSharedKey = errors.New("its certificate has a key that another node, or t
 type shownKeys struct {
 	tunnel key.TunnelPublic
 	probe  key.ProbePublic
+	next   key.TunnelPublic // zero for none
 }
 
 // judged is a peer's certificate, and what stands against the peer.
 type judged struct {
 	cert key.Certificate
+	next key.TunnelPublic // that the peer may take up; zero for none
 	err  error
 }
 
@@ -82,10 +84,13 @@ type judged struct {
 // are 32 random bytes.
 func judgePeers(peers []protocol.Peer, known map[acl.NodeID]key.DevicePublic, own shownKeys, now time.Time) []judged {
 	shown := map[[key.Size]byte]int{own.tunnel: 1, own.probe: 1}
+	if !own.next.IsZero() {
+		shown[own.next] = 1
+	}
 	out := make([]judged, len(peers))
 	for i, p := range peers {
 		cert, err := judgePeer(p, known, now)
-		if out[i] = (judged{cert, err}); err == nil {
+		if out[i] = (judged{cert: cert, err: err}); err == nil {
 			shown[cert.Tunnel]++
 			shown[cert.Probe]++
 		}
@@ -95,7 +100,28 @@ func judgePeers(peers []protocol.Peer, known map[acl.NodeID]key.DevicePublic, ow
 			out[i].err = errSharedKey
 		}
 	}
+	judgeNext(peers, out, shown, now)
 	return out
+}
+
+// judgeNext judges the next keys of peers that are used. One that is not right is left out: the peer stays under its present key.
+func judgeNext(peers []protocol.Peer, out []judged, shown map[[key.Size]byte]int, now time.Time) {
+	for i, p := range peers {
+		if out[i].err != nil || len(p.Next) == 0 {
+			continue
+		}
+		next, err := key.OpenCertificate(p.Next, string(p.Node), p.Device, now)
+		if err != nil || next.Serial <= out[i].cert.Serial || next.Probe != out[i].cert.Probe {
+			continue
+		}
+		out[i].next = next.Tunnel
+		shown[next.Tunnel]++
+	}
+	for i := range out {
+		if !out[i].next.IsZero() && shown[out[i].next] > 1 {
+			out[i].next = key.TunnelPublic{}
+		}
+	}
 }
 
 // judgePeer verifies one peer's certificate under the device key it is known by.

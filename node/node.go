@@ -67,6 +67,7 @@ type Node struct {
 	overlay  *running // nil when none
 	joining  bool     // an Up is enrolling: the overlay is opened ahead
 	handover handover
+	rotation rotation
 	trouble  trouble
 	login    *localapi.Login
 	contact  contact
@@ -286,6 +287,7 @@ func (n *Node) tend(ctx context.Context) {
 	if !n.clock.now().Before(n.id.renew) {
 		n.report(false)
 	}
+	_ = n.rotateDue(ctx, false) // what stands against it shows in the status, and it is tried again
 }
 
 // hostChanged reacts to new or lost addresses and routes.

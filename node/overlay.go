@@ -47,6 +47,9 @@ type overlay interface {
 	Echo(ctx context.Context, from, to netip.Addr) (time.Duration, error)
 	// Dial opens a TCP connection to an overlay address.
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// Unready lists the peers in use that do not know the next tunnel key, Rekey takes it up.
+	Unready(next key.TunnelPublic) []acl.NodeID
+	Rekey(key.TunnelPrivate) (*wgtun.Rekeying, error)
 	// Interface is the name of the host's network interface, "" when there is none.
 	Interface() string
 	traffic

@@ -50,12 +50,12 @@ func (n *Node) startSession(ctx context.Context) {
 	sctx, stop := context.WithCancel(ctx)
 	r := &running{stop: stop, done: make(chan struct{})}
 	h := &handler{n: n, r: r, run: ctx, ctx: sctx}
-	certificate, err := n.id.certificate(n.clock.now())
+	certificate, next, err := n.id.certificates(n.clock.now())
 	n.noteSave(err)
 	n.contact.endpoints = n.endpoints()
 	r.session, err = n.reach.session(control.SessionConfig{
 		Pinned: id.Coordinator, Network: id.Network, Node: id.Node, Device: id.Device, Handler: h, Held: h.held,
-		Report: n.reportOf(certificate),
+		Report: n.reportOf(certificate, next),
 	}, client)
 	if err != nil {
 		stop()
@@ -114,7 +114,7 @@ func (n *Node) report(force bool) {
 	}
 	endpoints := n.endpoints()
 	before := n.id.node.Serial
-	certificate, err := n.id.certificate(n.clock.now())
+	certificate, next, err := n.id.certificates(n.clock.now())
 	if err != nil {
 		n.noteSave(err)
 	}
@@ -122,13 +122,13 @@ func (n *Node) report(force bool) {
 		return
 	}
 	n.contact.endpoints = endpoints
-	n.session.session.SetReport(n.reportOf(certificate))
+	n.session.session.SetReport(n.reportOf(certificate, next))
 }
 
 // reportOf is what the node says of itself, with the endpoints last found.
-func (n *Node) reportOf(certificate []byte) protocol.Report {
+func (n *Node) reportOf(certificate, next []byte) protocol.Report {
 	return protocol.Report{
-		Facts: n.id.facts(n.config.Version), Certificate: certificate, Endpoints: n.contact.endpoints, Routes: advertised(n.routed()),
+		Facts: n.id.facts(n.config.Version), Certificate: certificate, Next: next, Endpoints: n.contact.endpoints, Routes: advertised(n.routed()),
 		Relay: n.relaying.set.Home(),
 	}
 }

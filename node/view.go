@@ -11,6 +11,7 @@ import (
 	"picket.internal/coordinator/protocol"
 	"picket.internal/node/localapi"
 	"picket.internal/node/statefile"
+	"picket.internal/wgtun/key"
 )
 
 // view is the node's state at one moment, for whoever asks. It is never changed; over is closed when a newer one is there.
@@ -19,6 +20,7 @@ type view struct {
 	state    localapi.State
 	version  string
 	id       statefile.Node // without private halves
+	key      key.TunnelPublic
 	held     held
 	judged   judgement
 	online   map[acl.NodeID]bool
@@ -38,6 +40,7 @@ func (n *Node) publish() {
 		over: make(chan struct{}), state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
 		online: make(map[acl.NodeID]bool), caught: maps.Clone(n.map_.caught), trouble: n.trouble, contact: n.contact, login: n.login, leaseEnd: n.leaseEnd(), offset: n.clock.offset,
 	}
+	v.key = n.id.node.Tunnel.Public()
 	v.id.Routing = n.routed()
 	for node, hint := range n.map_.hints {
 		v.online[node] = hint.Online
@@ -57,6 +60,9 @@ func (n *Node) publish() {
 func public(n statefile.Node) statefile.Node {
 	empty := statefile.Node{}
 	n.Device, n.Tunnel, n.Probe = empty.Device, empty.Tunnel, empty.Probe
+	if n.Next != nil {
+		n.Next = &statefile.NextKey{Certificate: n.Next.Certificate}
+	}
 	return n
 }
 
@@ -163,7 +169,7 @@ func (v *view) status() localapi.Status {
 		State: v.state, Problem: v.problem(), Version: v.version, Coordinator: v.id.URL, Connected: v.contact.connected, LastContact: v.contact.last,
 		Network: string(v.id.Network), Node: v.id.Node, Name: self.Name, Owner: self.Login, Tags: self.Tags, Addresses: self.Addresses,
 		Generation: v.held.header.Generation, LeaseEnds: v.leaseEnd, Expires: self.Expires, Quarantined: self.Quarantined,
-		Policy: policyName(network.Policy), Peers: len(v.judged.peers), Warnings: v.warnings(), Routing: v.routing(),
+		Policy: policyName(network.Policy), Peers: len(v.judged.peers), Warnings: v.warnings(), Routing: v.routing(), TunnelKey: v.rotationState(),
 	}
 	if v.login != nil {
 		s.LoginURL, s.LoginCode = v.login.URL, v.login.Code

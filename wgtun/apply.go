@@ -36,9 +36,12 @@ func (t *Tunnel) Apply(s State) (Applied, error) {
 	if t.ended() {
 		return Applied{}, ErrClosed
 	}
+	s.Peers = t.roster.follow(s.Peers)
 	if err := t.own.check(&s); err != nil {
 		return Applied{}, fmt.Errorf("apply generation %d: %w", s.Generation, err)
 	}
+	t.roster.settleTakeovers(s.Peers)
+	s.Peers = t.roster.follow(s.Peers) // what has just been settled
 	overlay := slices.Concat(t.config.Overlay, s.Overlay)
 	s.Peers = carve(&s, overlay)
 	// Before any peer comes: one that sends a probe through the tunnel must not be answered with a path through it.
@@ -173,15 +176,21 @@ func (a *application) add(in installed) {
 	if was != nil && was.sameHolder(in) {
 		m.past = was.past
 	}
+	hands := was != nil && r.nodes[in.peer.Node] == was && was.sameHolder(in) && was.peer.Probe == in.peer.Probe &&
+		a.t.path.Succeed(was.peer.Tunnel, k, true)
 	r.enrol(m)
 	a.t.path.SetPeer(in.path())
 	if was == nil || was.awake == nil || r.engine == nil {
+		a.t.path.Greeted(k)
 		return
 	}
 	if err := r.admit(m); err != nil {
 		r.abandon(m)
 		a.fail(in, fmt.Errorf("add: %w", err))
 		return
+	}
+	if hands { // it has changed its key before we heard of it, and whoever takes a key over begins
+		r.engine.Handshake(k)
 	}
 	if a.plan.again[k] {
 		r.engine.Handshake(k) // the peer, which has not left, still has the session that we gave up

@@ -49,7 +49,7 @@ func (own identity) checkKeys(s *State) error {
 			return fmt.Errorf("peer %s is named twice", p.Node)
 		case p.Device.IsZero() || p.Tunnel.IsZero() || p.Probe.IsZero():
 			return fmt.Errorf("peer %s lacks a key", p.Node)
-		case p.Tunnel == own.tunnel || p.Probe == own.probe:
+		case p.Tunnel == own.tunnel || p.Next == own.tunnel || p.Probe == own.probe:
 			return fmt.Errorf("peer %s has a key of this node", p.Node)
 		}
 		nodes[p.Node] = true
@@ -58,6 +58,12 @@ func (own identity) checkKeys(s *State) error {
 			takeKey(tunnels, p.Tunnel, p.Node, "tunnel"),
 			takeKey(probes, p.Probe, p.Node, "probe"),
 		); err != nil {
+			return err
+		}
+		if p.Next.IsZero() {
+			continue
+		}
+		if err := takeKey(tunnels, p.Next, p.Node, "tunnel"); err != nil {
 			return err
 		}
 	}

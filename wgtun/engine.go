@@ -90,6 +90,14 @@ func configChange(c change) string {
 	return b.String()
 }
 
+// configBare is a peer to which nothing is sent, and from which nothing is taken but handshakes.
+func configBare(in installed) string {
+	var b strings.Builder
+	configKey(&b, in.peer.Tunnel)
+	fmt.Fprintf(&b, "protocol_version=1\nendpoint=%s\npersistent_keepalive_interval=0\nreplace_allowed_ips=true\n", path.EndpointText(in.peer.Tunnel))
+	return b.String()
+}
+
 func configRemove(in installed) string {
 	var b strings.Builder
 	configKey(&b, in.peer.Tunnel)

@@ -42,6 +42,9 @@ func (o *outward) ready(packet []byte) (mtu int, ok bool) {
 		if !ok || !o.roster.wakeNode(node) {
 			return 0, false
 		}
+		if in, ok := o.roster.of(node); ok {
+			o.roster.rekeying.await(in.peer.Tunnel)
+		}
 		at.destination, at.limit = d, nil
 		if o.mtu > DefaultMTU {
 			at.limit = o.roster.limit(node)

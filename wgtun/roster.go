@@ -41,6 +41,9 @@ type roster struct {
 	logger   *slog.Logger
 	failures *rate.Limiter // how often it is logged that a peer cannot be woken
 	bell     bell
+	over     *takeovers
+	rekeying rekeying
+	probe    key.ProbePublic // ours
 	// epoch is raised before a peer may leave the device: what was known to be awake must be asked for again.
 	epoch atomic.Uint64
 
@@ -53,6 +56,8 @@ type roster struct {
 	engine engine // nil before Run has brought it up, and when it is about to close
 	peers  map[key.TunnelPublic]*member
 	nodes  map[acl.NodeID]*member // under the key each has now
+
+	former map[key.TunnelPublic]former // in the device without addresses; guarded by turn
 }
 
 // member is a peer of the State in force. All of it is written under turn and mu.
@@ -61,6 +66,8 @@ type member struct {
 	came  time.Time     // it was added
 	awake *awake        // nil while the device does not have it
 	past  *peerCounters // of its earlier lives in the device, under whatever key; nil when it had none
+	// gaveUp is the key that this one followed by the peer's own word; zero when a State brought it.
+	gaveUp key.TunnelPublic
 }
 
 // awake is what is known of a peer in the device.
@@ -85,8 +92,9 @@ func (m *member) counted(c peerCounters) {
 
 func newRoster(logger *slog.Logger) *roster {
 	r := &roster{
-		logger: logger, failures: rate.NewLimiter(rate.Every(10*time.Second), 3), bell: newBell(),
-		peers: make(map[key.TunnelPublic]*member), nodes: make(map[acl.NodeID]*member),
+		logger: logger, failures: rate.NewLimiter(rate.Every(10*time.Second), 3), bell: newBell(), over: newTakeovers(),
+		former: make(map[key.TunnelPublic]former),
+		peers:  make(map[key.TunnelPublic]*member), nodes: make(map[acl.NodeID]*member),
 	}
 	r.sessions = newSessions(r.came)
 	return r
@@ -203,6 +211,16 @@ func (r *roster) wakeNode(node acl.NodeID) bool {
 	defer r.turn.Unlock()
 	m := r.nodes[node]
 	return m != nil && r.wake(m)
+}
+
+// rang is wakeKey for the bell: a peer's next key is taken over.
+func (r *roster) rang(k key.TunnelPublic) {
+	if r.wakeKey(k) {
+		return
+	}
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	r.takeOver(k)
 }
 
 // wakeKey is wakeNode by key. A key that is being handed over stays as it is: its addresses are its successor's.
@@ -323,17 +341,32 @@ func (r *roster) tally() []member {
 func (r *roster) run(ctx context.Context) {
 	ticker := time.NewTicker(reapInterval)
 	defer ticker.Stop()
+	later := time.NewTimer(reapInterval) // of takeovers
+	defer later.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.bell.rung:
 			for _, k := range r.bell.take() {
-				r.wakeKey(k)
+				r.rang(k)
 			}
+		case <-r.over.rung:
+			r.retime(later)
+		case <-later.C:
+			r.retime(later)
 		case <-ticker.C:
 			r.reap()
 		}
+	}
+}
+
+// retime tends takeovers, and sets the timer for the next time.
+func (r *roster) retime(later *time.Timer) {
+	if next := r.tendTakeovers(); next > 0 {
+		later.Reset(next)
+	} else {
+		later.Stop()
 	}
 }
 

@@ -110,6 +110,8 @@ func (s *sessions) rest() {
 type watchedBind struct {
 	*path.Bind
 	sessions *sessions
+	over     *takeovers
+	rekeying *rekeying
 	out, in  *pace
 }
 
@@ -130,6 +132,14 @@ func (b watchedBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	}
 	b.out.begin()
 	defer b.out.end(n)
+	if k := b.rekeying.pending(); k != nil {
+		if e, ok := ep.(*path.Endpoint); ok && len(bufs) > 0 {
+			k.sent(e.Peer(), bufs[0])
+		}
+	}
+	if b.over.any.Load() && b.over.hold(ep, bufs) {
+		return nil
+	}
 	return b.Bind.Send(bufs, ep)
 }
 
@@ -142,6 +152,15 @@ func (b watchedBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	return fns, port, err
 }
 
+// dropResponses takes the answers to handshakes out of a batch: see roster.changeKey.
+func dropResponses(bufs [][]byte, sizes []int) {
+	for i, size := range sizes {
+		if size > 0 && bufs[i][0] == messageResponse {
+			sizes[i] = 0
+		}
+	}
+}
+
 func (b watchedBind) watch(receive conn.ReceiveFunc) conn.ReceiveFunc {
 	inward := handed{pace: b.in}
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
@@ -150,6 +169,16 @@ func (b watchedBind) watch(receive conn.ReceiveFunc) conn.ReceiveFunc {
 		n, err := receive(bufs, sizes, eps)
 		if err == nil {
 			inward.fill(bufs, n, func(i int) bool { return sizes[i] > 0 && isData(bufs[i][:sizes[i]]) })
+		}
+		if b.rekeying.deaf.Load() && err == nil {
+			dropResponses(bufs[:n], sizes[:n])
+		}
+		if k := b.rekeying.pending(); k != nil && err == nil {
+			for i := range n {
+				if e, ok := eps[i].(*path.Endpoint); ok && sizes[i] > 0 {
+					k.heard(e, bufs[i][:sizes[i]])
+				}
+			}
 		}
 		if err != nil || !b.sessions.waiting.Load() {
 			return n, err

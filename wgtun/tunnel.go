@@ -100,7 +100,7 @@ func New(c Config) (*Tunnel, error) {
 		roster:    r,
 		notices:   n,
 	}
-	r.path = t.path
+	r.path, r.probe = t.path, t.own.probe
 	t.tun = newGuardedTUN(c.TUN, t.filter, t.inject, t.out, t.in)
 	t.tun.outgoing = &outward{filter: t.filter, roster: r, mtu: mtu}
 	return t, nil
@@ -127,7 +127,7 @@ func (t *Tunnel) Run(ctx context.Context) error {
 			cancel(fmt.Errorf("run paths: %w", err))
 		}
 	})
-	dev := t.newEngine(t.tun, watchedBind{t.path, t.roster.sessions, t.out, t.in}, deviceLogger(t.logger))
+	dev := t.newEngine(t.tun, watchedBind{t.path, t.roster.sessions, t.roster.over, &t.roster.rekeying, t.out, t.in}, deviceLogger(t.logger))
 	tasks.Go(func() { t.roster.sessions.run(ctx, t.roster.greet) })
 	tasks.Go(func() { t.roster.run(ctx) })
 	if err := t.bringUp(dev); err != nil {

@@ -60,6 +60,7 @@ type Peer struct {
 	Node       acl.NodeID
 	Device     key.DevicePublic
 	Tunnel     key.TunnelPublic
+	Next       key.TunnelPublic // that the device has certified to follow Tunnel; zero for none
 	Probe      key.ProbePublic
 	Addresses  []netip.Addr
 	Routes     []netip.Prefix

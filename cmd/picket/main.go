@@ -41,7 +41,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		EnableBashCompletion: true,
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
-			upCommand(), setCommand(), downCommand(), logoutCommand(),
+			upCommand(), setCommand(), downCommand(), logoutCommand(), rotateCommand(),
 			statusCommand(), peersCommand(), pingCommand(), netcheckCommand(), whyCommand(), trustCommand(),
 			flowsCommand(), denialsCommand(), captureCommand(),
 			aclCommand(), runCommand(), installCommand(), uninstallCommand(),

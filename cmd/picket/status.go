@@ -63,6 +63,7 @@ func showStatus(w io.Writer, s localapi.Status, now time.Time) {
 		"Generation", generationText(s),
 		"Lease ends", clock(s.LeaseEnds, now),
 		"Login ends", clock(s.Expires, now),
+		"Tunnel key", keyText(s.TunnelKey, now),
 		"Peers", fmt.Sprint(s.Peers),
 		"Live flows", fmt.Sprint(s.Flows),
 		"Refused", deniedText(s.Denied),

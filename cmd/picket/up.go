@@ -32,6 +32,7 @@ func upCommand() *cli.Command {
 			&cli.StringFlag{Name: "coordinator", Usage: "the `JOIN` string that the coordinator prints: https://host:port#FINGERPRINT"},
 			&cli.StringFlag{Name: "auth-key", Usage: "join without a person, by this `KEY`: the key, file:PATH, or - for standard input"},
 			&cli.StringFlag{Name: "hostname", Usage: "ask to be called `NAME`"},
+			&cli.StringFlag{Name: "rotate-keys", Usage: "change the tunnel key every `TIME`, such as 24h (the default); off for picket rotate only"},
 			jsonFlag(),
 		}, routingFlags()...)...),
 		Action: func(c *cli.Context) error {
@@ -55,12 +56,16 @@ func up(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	rotate, err := readRotateKeys(c)
+	if err != nil {
+		return err
+	}
 	agent := client(c)
 	talk := c.App.Writer
 	if c.Bool("json") {
 		talk = c.App.ErrWriter // standard output is for the answer
 	}
-	status, err := agent.Up(c.Context, localapi.Up{Coordinator: c.String("coordinator"), AuthKey: authKey, Hostname: c.String("hostname"), Routing: routing},
+	status, err := agent.Up(c.Context, localapi.Up{Coordinator: c.String("coordinator"), AuthKey: authKey, Hostname: c.String("hostname"), Routing: routing, RotateKeys: rotate},
 		func(e localapi.UpEvent) { showEvent(talk, e) })
 	if errors.Is(err, context.Canceled) {
 		return errors.New("stopped before this node had joined: run picket up again")

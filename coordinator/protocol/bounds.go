@@ -71,7 +71,8 @@ func (p *Proof) check() error {
 }
 
 func (r *Report) check() error {
-	return first(r.Facts.check(), sized("certificate", r.Certificate, 1, maxCertificate), endpoints(r.Endpoints), checkRoutes(r.Routes), relayName(r.Relay))
+	return first(r.Facts.check(), sized("certificate", r.Certificate, 1, maxCertificate), sized("next certificate", r.Next, 0, maxCertificate),
+		endpoints(r.Endpoints), checkRoutes(r.Routes), relayName(r.Relay))
 }
 
 func (f *Facts) check() error { return texts(maxText, f.Hostname, f.OS, f.Arch, f.Version) }

@@ -341,7 +341,8 @@ func (p Peer) check() error {
 	if p.Device.IsZero() {
 		return errors.New("no device key")
 	}
-	return first(checkSubject(p.Subject), checkLabels(p.Name, p.Login, p.Tags), sized("certificate", p.Certificate, 1, maxCertificate), sane(p.Expires))
+	return first(checkSubject(p.Subject), checkLabels(p.Name, p.Login, p.Tags), sized("certificate", p.Certificate, 1, maxCertificate),
+		sized("next certificate", p.Next, 0, maxCertificate), sane(p.Expires))
 }
 
 func checkSubject(s acl.Subject) error {

@@ -216,9 +216,11 @@ type Proof struct {
 
 // Report is what a node says of itself, at the start and whenever it changes. Certificate is a signed key.Certificate.
 type Report struct {
-	Facts       Facts            `json:"facts"`
-	Certificate []byte           `json:"certificate"`
-	Endpoints   []netip.AddrPort `json:"endpoints"` // where its UDP port may be reached; at most MaxEndpoints
+	Facts       Facts  `json:"facts"`
+	Certificate []byte `json:"certificate"`
+	// Next is a certificate for the tunnel key that follows, with the same probe key and a larger serial; empty while none is to.
+	Next      []byte           `json:"next,omitempty"`
+	Endpoints []netip.AddrPort `json:"endpoints"` // where its UDP port may be reached; at most MaxEndpoints
 	// Routes are the networks it offers to serve, and as 0.0.0.0/0 and ::/0 the internet; at most MaxAdvertised, each by CheckRoute.
 	Routes []netip.Prefix `json:"routes,omitempty"`
 	Relay  string         `json:"relay,omitempty"` // name of the relay where peers find it; empty: at none
@@ -360,8 +362,9 @@ type Peer struct {
 	Tags        []string         `json:"tags,omitempty"`
 	OS          string           `json:"os,omitempty"`
 	Device      key.DevicePublic `json:"device"`
-	Certificate []byte           `json:"certificate"` // signed key.Certificate; the node verifies it
-	Expires     time.Time        `json:"expires"`     // end of the peer's admission: its flows end then
+	Certificate []byte           `json:"certificate"`    // signed key.Certificate; the node verifies it
+	Next        []byte           `json:"next,omitempty"` // of the key that the peer may take up any moment; as in Report
+	Expires     time.Time        `json:"expires"`        // end of the peer's admission: its flows end then
 }
 
 // Network is the entry "network": what holds for everybody.

@@ -10,11 +10,11 @@ import (
 )
 
 // nodeColumns with a node's addresses as one JSON array, so that a list of nodes is one query.
-const nodeColumns = `id, device, name, owner, tags, facts, certificate, created, expires, expired, quarantined, removed, attached, last_seen, lease_ends, routing,
+const nodeColumns = `id, device, name, owner, tags, facts, certificate, next_certificate, created, expires, expired, quarantined, removed, attached, last_seen, lease_ends, routing,
 	(SELECT json_group_array(address) FROM (SELECT address FROM addresses WHERE node = nodes.id ORDER BY place))`
 
 func scanNode(s scanner) (n coordinator.NodeRow, err error) {
-	err = s.Scan(&n.ID, fixed{(*[32]byte)(&n.Device)}, &n.Name, &n.Owner, document{&n.Tags}, document{&n.Facts}, &n.Certificate,
+	err = s.Scan(&n.ID, fixed{(*[32]byte)(&n.Device)}, &n.Name, &n.Owner, document{&n.Tags}, document{&n.Facts}, &n.Certificate, &n.Next,
 		stamp{&n.Created}, stamp{&n.Expires}, &n.Expired, &n.Quarantined, stamp{&n.Removed},
 		&n.Presence.Attached, stamp{&n.Presence.LastSeen}, stamp{&n.Presence.LeaseEnds}, document{&n.Routing}, document{&n.Addresses})
 	if len(n.Tags) == 0 {
@@ -48,10 +48,12 @@ func (t *tx) NodeNames(base string) ([]string, error) {
 const (
 	tunnelKey = "substr(certificate, -144, 32)"
 	probeKey  = "substr(certificate, -112, 32)"
+	nextKey   = "substr(next_certificate, -144, 32)"
 )
 
 const keysTaken = `SELECT EXISTS (SELECT 1 FROM nodes WHERE removed = 0 AND ` + tunnelKey + ` IN (?2, ?3) AND id <> ?1)
-	OR EXISTS (SELECT 1 FROM nodes WHERE removed = 0 AND ` + probeKey + ` IN (?2, ?3) AND id <> ?1)`
+	OR EXISTS (SELECT 1 FROM nodes WHERE removed = 0 AND ` + probeKey + ` IN (?2, ?3) AND id <> ?1)
+	OR EXISTS (SELECT 1 FROM nodes WHERE removed = 0 AND ` + nextKey + ` IN (?2, ?3) AND id <> ?1)`
 
 func (t *tx) KeysTaken(id acl.NodeID, tunnel key.TunnelPublic, probe key.ProbePublic) (bool, error) {
 	return get(t, value[bool], keysTaken, string(id), tunnel[:], probe[:])
@@ -73,9 +75,9 @@ func (t *tx) TakenAddresses() ([]netip.Addr, error) {
 }
 
 func (t *tx) InsertNode(n coordinator.NodeRow) error {
-	_, err := t.exec(`INSERT INTO nodes (id, device, name, owner, tags, facts, certificate, created, expires, expired, quarantined, removed, attached, last_seen, lease_ends, routing)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		string(n.ID), n.Device[:], n.Name, string(n.Owner), tagList(n.Tags), text(n.Facts), notNil(n.Certificate), millis(n.Created), millis(n.Expires),
+	_, err := t.exec(`INSERT INTO nodes (id, device, name, owner, tags, facts, certificate, next_certificate, created, expires, expired, quarantined, removed, attached, last_seen, lease_ends, routing)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		string(n.ID), n.Device[:], n.Name, string(n.Owner), tagList(n.Tags), text(n.Facts), notNil(n.Certificate), notNil(n.Next), millis(n.Created), millis(n.Expires),
 		n.Expired, n.Quarantined, millis(n.Removed), n.Presence.Attached, millis(n.Presence.LastSeen), millis(n.Presence.LeaseEnds), text(n.Routing))
 	if err != nil {
 		return err
@@ -93,9 +95,9 @@ func (t *tx) InsertNode(n coordinator.NodeRow) error {
 }
 
 func (t *tx) UpdateNode(n coordinator.NodeRow) error {
-	return t.one(`UPDATE nodes SET device = ?, name = ?, owner = ?, tags = ?, facts = ?, certificate = ?, expires = ?, expired = ?, quarantined = ?, removed = ?, routing = ?
+	return t.one(`UPDATE nodes SET device = ?, name = ?, owner = ?, tags = ?, facts = ?, certificate = ?, next_certificate = ?, expires = ?, expired = ?, quarantined = ?, removed = ?, routing = ?
 		WHERE id = ?`,
-		n.Device[:], n.Name, string(n.Owner), tagList(n.Tags), text(n.Facts), notNil(n.Certificate), millis(n.Expires), n.Expired, n.Quarantined,
+		n.Device[:], n.Name, string(n.Owner), tagList(n.Tags), text(n.Facts), notNil(n.Certificate), notNil(n.Next), millis(n.Expires), n.Expired, n.Quarantined,
 		millis(n.Removed), text(n.Routing), string(n.ID))
 }
 

@@ -38,3 +38,6 @@ func (t *thread) end() {
 	close(t.do)
 	<-t.done
 }
+
+// Do runs f where the host is: sockets that it opens stay there.
+func (h *Host) Do(f func() error) error { return h.at.Do(f) }

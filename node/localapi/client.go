@@ -61,6 +61,11 @@ func (c *Client) Set(ctx context.Context, r ChangeRouting) (Status, error) {
 	return ask[Status](ctx, c, http.MethodPost, "set", r)
 }
 
+// Rotate changes the tunnel key and waits until that is done.
+func (c *Client) Rotate(ctx context.Context, r Rotate) (Rotation, error) {
+	return ask[Rotation](ctx, c, http.MethodPost, "rotate", r)
+}
+
 // Trust accepts a refused peer's new device key.
 func (c *Client) Trust(ctx context.Context, t Trust) error {
 	_, err := ask[struct{}](ctx, c, http.MethodPost, "trust", t)

@@ -1,6 +1,6 @@
 // Package localapi is what the agent and its command line say to each other over a unix socket.
 //
-// It is HTTP with JSON bodies: GET /v1/status and /v1/peers, POST /v1/up, down, set, logout, why, ping, trust, flows, denials and capture. The
+// It is HTTP with JSON bodies: GET /v1/status and /v1/peers, POST /v1/up, down, set, logout, rotate, why, ping, trust, flows, denials and capture. The
 // answers to up and capture are streams, one UpEvent or CaptureEvent a line; those to flows and denials are lists, one entry a line. Any other status than 200 carries {"error": "one sentence"}.
 //
 // Who may ask: root, and the user the agent runs as, by the credentials the kernel gives for each connection; the socket has mode 0600.
@@ -59,6 +59,33 @@ type Status struct {
 	LoginURL    string            `json:"loginURL,omitempty"`
 	LoginCode   string            `json:"loginCode,omitempty"`
 	Routing     Routing           `json:"routing,omitzero"`
+	TunnelKey   KeyState          `json:"tunnelKey,omitzero"`
+}
+
+// KeyState is the tunnel key in use, and when it is changed.
+type KeyState struct {
+	Key     string    `json:"key"` // short form of the public key
+	Since   time.Time `json:"since,omitzero"`
+	Next    time.Time `json:"next,omitzero"`    // when it is to be changed; zero for never by itself
+	Pending bool      `json:"pending,omitzero"` // the next key is made, and peers are told of it
+	Off     bool      `json:"off,omitzero"`     // it is changed on demand only
+}
+
+// Rotate asks for another tunnel key now. Timeout is at least a second.
+type Rotate struct {
+	Timeout time.Duration `json:"timeout"`
+}
+
+// Rotation is a change of the tunnel key.
+type Rotation struct {
+	Former  string        `json:"former"` // short forms of the public keys
+	Key     string        `json:"key"`
+	At      time.Time     `json:"at"`
+	Waited  time.Duration `json:"waited"`  // until peers knew the next key
+	Took    time.Duration `json:"took"`    // from then until the sessions stood
+	Peers   int           `json:"peers"`   // in use
+	Without int           `json:"without"` // of those, without a session yet
+	Done    bool          `json:"done"`
 }
 
 // Allowed is one thing a peer may do, as people read it.
@@ -95,6 +122,8 @@ type Up struct {
 	Hostname    string `json:"hostname,omitempty"`
 
 	Routing ChangeRouting `json:"routing,omitzero"`
+	// RotateKeys is how long a tunnel key is used; negative until the user asks for another, nil as before.
+	RotateKeys *time.Duration `json:"rotateKeys,omitempty"`
 }
 
 // UpEvent is one line of the answer to Up: exactly one field is set; the last has Done or Error.

@@ -50,6 +50,9 @@ func (*fakeAgent) Ping(_ context.Context, p Ping) (PingAnswer, error) {
 func (*fakeAgent) Netcheck(context.Context) (Netcheck, error) {
 	return Netcheck{UDP: true, Port: 41641}, nil
 }
+func (*fakeAgent) Rotate(context.Context, Rotate) (Rotation, error) {
+	return Rotation{Key: "k2", Done: true}, nil
+}
 func (*fakeAgent) Set(_ context.Context, c ChangeRouting) (Status, error) {
 	if c.Accept == nil || c.Exit != nil || c.SNAT != nil || len(*c.Advertise) != 1 {
 		return Status{}, errors.New("that is not what was asked")

@@ -25,6 +25,7 @@ type Agent interface {
 	Netcheck(ctx context.Context) (Netcheck, error)
 	// Set changes what is routed.
 	Set(ctx context.Context, c ChangeRouting) (Status, error)
+	Rotate(ctx context.Context, r Rotate) (Rotation, error)
 	// Trust accepts the device key that a refused peer shows now.
 	Trust(ctx context.Context, t Trust) error
 	Flows(ctx context.Context, q AskFlows) (Flows, error)
@@ -113,6 +114,7 @@ func routes(agent Agent) http.Handler {
 	mux.HandleFunc("POST /v1/down", answer(nothing(agent.Down)))
 	mux.HandleFunc("POST /v1/logout", answer(nothing(agent.Logout)))
 	mux.HandleFunc("POST /v1/trust", answer(func(ctx context.Context, t Trust) (struct{}, error) { return struct{}{}, agent.Trust(ctx, t) }))
+	mux.HandleFunc("POST /v1/rotate", answer(agent.Rotate))
 	mux.HandleFunc("POST /v1/set", answer(agent.Set))
 	mux.HandleFunc("POST /v1/up", func(w http.ResponseWriter, r *http.Request) { serveUp(w, r, agent) })
 	mux.HandleFunc("POST /v1/flows", answerList(func(ctx context.Context, q AskFlows) (FlowTotals, []Flow, error) {

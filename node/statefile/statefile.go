@@ -41,6 +41,11 @@ type Node struct {
 	Serial      uint64           `json:"serial"`      // of the newest certificate made
 	Certificate []byte           `json:"certificate"` // signed key.Certificate; empty when none fits the admission
 
+	Next          *NextKey  `json:"next,omitempty"`          // the tunnel key to follow, while its peers are told of it
+	TunnelSince   time.Time `json:"tunnelSince,omitzero"`    // when Tunnel was taken up, by the coordinator's clock
+	RotateAt      time.Time `json:"rotateAt,omitzero"`       // when it is to be changed; zero for never
+	RotateSeconds int64     `json:"rotateSeconds,omitempty"` // how long a key is used, as the user wants; 0 the default, negative for good
+
 	URL         string                `json:"url"`         // of the coordinator
 	Coordinator key.CoordinatorPublic `json:"coordinator"` // pinned at enrolment; zero before
 	Network     protocol.NetworkID    `json:"network"`
@@ -53,6 +58,12 @@ type Node struct {
 	Hostname string `json:"hostname"` // as the user wants it called; empty takes the host's own
 
 	Routing Routing `json:"routing,omitzero"`
+}
+
+// NextKey is a tunnel key that is certified but not in use.
+type NextKey struct {
+	Tunnel      key.TunnelPrivate `json:"tunnel"`
+	Certificate []byte            `json:"certificate"` // signed key.Certificate
 }
 
 // Routing is what the user wants routed: nothing, as the zero Routing.

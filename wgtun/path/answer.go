@@ -68,7 +68,7 @@ func (b *Bind) boxOf(p *peer) *box {
 	if made != nil {
 		return made
 	}
-	made, err := newBox(b.self, p.tunnel, probe)
+	made, err := newBox(b.self, probe)
 	if err != nil {
 		return nil
 	}
@@ -90,6 +90,10 @@ func (b *Bind) pingedLocked(p *peer, m message, back way) {
 		b.drop(DropReplayed, 1)
 		return
 	}
+	if m.tunnel != p.tunnel && (m.tunnel != p.keys.next || m.tunnel.IsZero()) {
+		b.drop(DropKey, 1)
+		return
+	}
 	now, from := b.now(), back.addr()
 	p.heard = now
 	l := b.rouseLocked(p)
@@ -98,7 +102,7 @@ func (b *Bind) pingedLocked(p *peer, m message, back way) {
 		return
 	}
 	b.bindLocked(p, from, false, now)
-	b.answerLocked(p, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: from, size: m.size}})
+	b.answerLocked(p, m.tunnel, parcel{peer: p, way: back, message: message{kind: pong, transaction: m.transaction, observed: from, size: m.size}})
 	c := l.find(from)
 	if c == nil {
 		if w := b.lasting(back); w != nil {
@@ -133,7 +137,7 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 		return
 	}
 	if b.sizedLocked(p, c, m) {
-		p.heard = now
+		p.heard, p.keys.ours = now, m.tunnel
 		return
 	}
 	sent, ok := c.land(m.transaction, now)
@@ -141,7 +145,7 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 		b.drop(DropUnasked, 1)
 		return
 	}
-	p.heard = now
+	p.heard, p.keys.ours = now, m.tunnel
 	c.answered, c.tries, c.due = now, 0, 0
 	c.measured(now - sent)
 	b.bindLocked(p, from, true, now)
@@ -153,6 +157,7 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 		l.observed[family] = observation{m.observed, now}
 	}
 	b.chooseLocked(p, c, now)
+	b.believedLocked(p, m)
 	b.flushLocked(p, p.way.Load())
 	l.waiters = slices.DeleteFunc(l.waiters, func(w *waiter) bool {
 		if sent < w.since {

@@ -22,6 +22,16 @@
 // Config.Wake was called for it and Woken has said that WireGuard knows it. Since a peer sends nothing before it has our answer, nothing of it
 // comes too early; and since that answer is believed for 30 s, a peer goes to sleep only when it was silent for longer (Sleep).
 //
+// # Tunnel keys that change
+//
+// A peer is known by its probe key; each of its pings says which tunnel key it has now. One that is neither the key we know nor the next
+// that its device has certified (Peer.Next) is dropped. The next one is taken over: Config.Wake is called with it, and the ping is
+// answered only when WireGuard has that key (Succeed, Woken). From there on pings that name the former key are dropped.
+//
+// When our own key changes (Doubt, Rekey), all peers are asked at once, and no handshake of ours goes to a peer before it has
+// answered, for it would not know the key. Whoever takes a key over begins the handshake, and says so in its pong; then ours is dropped,
+// since of two that cross none succeeds. Pongs also tell which of our keys a peer knows (Knows), so that we change to none that it does not.
+//
 // # Relays
 //
 // A peer may have a home: a place at a relay. What goes there is one more candidate, and what comes from there is believed as little as the source of a UDP datagram:
@@ -51,16 +61,16 @@
 // An answer is never larger than what asked for it:
 //
 //	offset  bytes
-//	     0      4  magic 70 6b 74 01 ("pkt", version 1). WireGuard begins with 01..04 00 00 00, STUN with two zero bits.
+//	     0      4  magic 70 6b 74 02 ("pkt", version 2). WireGuard begins with 01..04 00 00 00, STUN with two zero bits.
 //	     4      8  hint XOR mask
 //	    12     24  nonce, random
 //	    36     76  body, sealed with XChaCha20-Poly1305; bytes 0..11 are its associated data
 //	   112     16  tag
 //
-//	hint = first 8 bytes of BLAKE2s-256(key: receiver's probe public key, "hint" + sender's tunnel public key)
+//	hint = first 8 bytes of BLAKE2s-256(key: receiver's probe public key, "hint" + sender's probe public key)
 //	mask = first 8 bytes of BLAKE2s-256(key: receiver's probe public key, "mask" + nonce)
-//	key  = HKDF-SHA-256(secret: X25519(own probe private, other's probe public), no salt, info: "picket probe v1" +
-//	       sender's probe public + receiver's probe public + sender's tunnel public + receiver's tunnel public), 32 bytes
+//	key  = HKDF-SHA-256(secret: X25519(own probe private, other's probe public), no salt, info: "picket probe v2" +
+//	       sender's probe public + receiver's probe public), 32 bytes
 //
 // The hint lets the receiver find whose key to try with two short hashes, whatever the number of peers. The mask makes it different
 // in every datagram: who does not know the receiver's probe public key sees random bytes and cannot link two probes, which is what
@@ -70,13 +80,14 @@
 //
 //	offset  bytes
 //	     0      1  type: 1 ping, 2 pong
-//	     1      3  zero; ignored on receipt
+//	     1      1  pong: 1 when its sender has just taken the ping's tunnel key over and begins the handshake; else zero
+//	     2      2  zero; ignored on receipt
 //	     4     12  transaction, random; a pong repeats the ping's
 //	    16      8  sequence, rising by one for each ping to this peer from a start in nanoseconds; zero in a pong
 //	    24     16  pong: the address the ping was seen from, IPv4 as IPv4-mapped IPv6; zero in a ping
 //	    40      2  pong: its port; zero in a ping
 //	    42      2  padded ping: the datagram's whole length, with which it must arrive; pong: as in the ping it answers; else zero
-//	    44     32  zero; ignored on receipt
+//	    44     32  ping: its sender's tunnel public key; pong: the newest tunnel key of the ping's sender that the answerer knows
 //
 // Each sequence number is taken once, within a window of the newest 64, so a replayed ping has no effect at all. A peer that is
 // removed and added again begins a new window; an old ping then does once what one does that never arrived: it gets a pong and a few

@@ -81,7 +81,7 @@ func TestPongsToOnePeerAreLimited(t *testing.T) {
 		insider := boxTo(t, c.a, c.b)
 		for i := range uint64(2000) {
 			victim := netip.AddrFrom4([4]byte{203, 0, 113, byte(1 + i%250)})
-			c.a.host.Inject(at(victim), at(addrB), insider.seal(message{kind: ping, transaction: newTransaction(), sequence: 1<<62 + i}))
+			c.a.host.Inject(at(victim), at(addrB), insider.seal(message{kind: ping, transaction: newTransaction(), sequence: 1<<62 + i, tunnel: c.a.tunnel}))
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(latency)

@@ -56,10 +56,10 @@ func TestStrangersGetNoAnswerAndLeaveNoTrace(t *testing.T) {
 		{"nothing known", []byte("GET / HTTP/1.1\r\n\r\n......................"), DropForeign},
 		{"one byte", []byte{4}, DropForeign},
 		{"STUN binding request", append([]byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 40)...), DropForeign},
-		{"half a probe", append([]byte("pkt\x01"), make([]byte, 60)...), DropMalformed},
-		{"padded probe of nobody", append([]byte("pkt\x01"), make([]byte, 1400)...), DropUnknown},
-		{"probe of version 2", append([]byte("pkt\x02"), make([]byte, 124)...), DropMalformed},
-		{"probe of nobody", append([]byte("pkt\x01"), make([]byte, 124)...), DropUnknown},
+		{"half a probe", append([]byte("pkt\x02"), make([]byte, 60)...), DropMalformed},
+		{"padded probe of nobody", append([]byte("pkt\x02"), make([]byte, 1400)...), DropUnknown},
+		{"probe of version 1", append([]byte("pkt\x01"), make([]byte, 124)...), DropMalformed},
+		{"probe of nobody", append([]byte("pkt\x02"), make([]byte, 124)...), DropUnknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -298,7 +298,7 @@ func TestInsiderCannotTakeAnotherPeersAddress(t *testing.T) {
 		chat(c.a, c.b, time.Second)
 		forged := boxTo(t, insider, c.b)
 		for i := range uint64(100) {
-			insider.host.Inject(at(addrA), at(addrB), forged.seal(message{kind: ping, transaction: newTransaction(), sequence: i + 1}))
+			insider.host.Inject(at(addrA), at(addrB), forged.seal(message{kind: ping, transaction: newTransaction(), sequence: i + 1, tunnel: insider.tunnel}))
 			c.a.send(c.b, "x")
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -383,7 +383,7 @@ func TestProbesFromForbiddenAddressesGetNoAnswer(t *testing.T) {
 		c := newCaptive(t, func(c *Config) { c.Overlay = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10")} })
 		meet(c.a, c.b, at2(addrB))
 		overlay := netip.MustParseAddrPort("100.64.0.1:41641")
-		c.evil.Inject(overlay, at(addrB), boxTo(t, c.a, c.b).seal(message{kind: ping, sequence: 1}))
+		c.evil.Inject(overlay, at(addrB), boxTo(t, c.a, c.b).seal(message{kind: ping, sequence: 1, tunnel: c.a.tunnel}))
 		time.Sleep(time.Second)
 		if s := c.b.Stats(); s.Pings+s.Pongs != 0 || s.Drops[DropForbidden] != 1 {
 			t.Errorf("%+v", s)

@@ -19,6 +19,7 @@ import (
 type Peer struct {
 	Tunnel     key.TunnelPublic
 	Probe      key.ProbePublic
+	Next       key.TunnelPublic // that its device has certified to follow Tunnel; zero for none
 	Candidates []netip.AddrPort // where it may be found; at most MaxCandidates are used
 	Home       Home             // where it is found through relays
 }
@@ -84,7 +85,8 @@ type Config struct {
 	// Relay carries datagrams to peers that have a home. Nil: only direct ways are used.
 	Relay Carrier
 
-	// Wake is called when a sleeping peer has pinged us, without waiting and perhaps more than once: see Sleep. Nil: no peer sleeps.
+	// Wake is called when a sleeping peer has pinged us, and with the next key of one that has taken that up, without waiting and perhaps more
+	// than once: see Sleep and Succeed. Nil: no peer sleeps, and none changes its key.
 	Wake func(key.TunnelPublic)
 	// Seek is called, without waiting, when a peer in use has no direct path: its own pings, sent at the same time, may open one. It is called at
 	// once and then less and less often while that lasts. Nil: nobody is told.
@@ -137,6 +139,7 @@ type Bind struct {
 
 	mu        sync.Mutex
 	closed    chan struct{}      // when the receives from relays are to end; nil before the first
+	tunnel    key.TunnelPublic   // ours
 	alive     map[*peer]struct{} // those with live state
 	urgent    []*peer            // to be looked at before the next tick
 	heldSize  int
@@ -155,7 +158,8 @@ func New(c Config) *Bind {
 	b := &Bind{
 		inner:     c.Inner,
 		config:    c,
-		self:      identity{tunnel: c.Tunnel, probe: c.Probe, public: c.Probe.Public()},
+		self:      identity{probe: c.Probe, public: c.Probe.Public()},
+		tunnel:    c.Tunnel,
 		logger:    c.Logger,
 		epoch:     time.Now().Add(-time.Hour),
 		limiter:   newSourceLimiter(),

@@ -14,8 +14,9 @@ import (
 
 // peer is one peer. Until it is used, or sends us a probe, it has no live state.
 type peer struct {
-	tunnel key.TunnelPublic
-	hint   hint // in its probes to us
+	// Written under Bind.mu and table.mu, so either is enough to read.
+	tunnel key.TunnelPublic // by which it is known to WireGuard
+	hint   hint             // in its probes to us
 
 	// For the packet path.
 	way      atomic.Pointer[route]        // nil while no path is proved
@@ -25,10 +26,12 @@ type peer struct {
 	gate     sync.RWMutex                 // read-held while sending to it, so that RemovePeer can wait
 	removed  bool                         // guarded by gate
 	asleep   bool                         // guarded by Bind.mu
+	stale    atomic.Bool                  // it has not answered since our tunnel key changed
 	opened   atomic.Pointer[rate.Limiter] // for probes from addresses it claims; nil while it has no live state
 
 	// Guarded by Bind.mu.
 	probe    key.ProbePublic
+	keys     keys
 	box      *box // nil until needed
 	told     []netip.AddrPort
 	home     Home
@@ -50,7 +53,7 @@ type live struct {
 	pause      time.Duration // before they are asked again, on a relay
 	bound      []bound       // its claims in table.bindings, longest unrenewed first
 	held       []held
-	deferred   []parcel // pongs that wait for Woken
+	deferred   []deferred
 	waiters    []*waiter
 	observed   [2]observation // of us by the peer: IPv4, IPv6
 	budget     *rate.Limiter  // for pings to what has not answered
@@ -70,6 +73,12 @@ type bound struct {
 type held struct {
 	datagram []byte
 	at       instant
+}
+
+// deferred is a pong that waits until WireGuard has a key of its peer's.
+type deferred struct {
+	pong   parcel
+	tunnel key.TunnelPublic
 }
 
 // waiter is one call of Ping.

@@ -29,10 +29,10 @@ const (
 	probeSize = offsetBody + bodySize + chacha20poly1305.Overhead
 )
 
-var magic = []byte{'p', 'k', 't', 1}
+var magic = []byte{'p', 'k', 't', 2}
 
 // keyInfo begins the info of the key derivation, so that no other use of the same secret gives the same key.
-const keyInfo = "picket probe v1"
+const keyInfo = "picket probe v2"
 
 // hint tells the receiver of a probe whose key to try.
 type hint [hintSize]byte
@@ -53,6 +53,9 @@ const (
 	pong messageType = 2
 )
 
+// flagGreets is in the second byte of a pong's body.
+const flagGreets = 1
+
 // message is the body of a probe.
 type message struct {
 	kind        messageType
@@ -60,11 +63,18 @@ type message struct {
 	sequence    uint64         // of a ping
 	observed    netip.AddrPort // in a pong: where the ping came from
 	size        uint16         // of a ping that is padded: the datagram's length in bytes; in a pong: that of the ping it answers
+	// tunnel is the sender's tunnel key in a ping; in a pong the newest one of the ping's sender that the answerer knows.
+	tunnel key.TunnelPublic
+	greets bool // in a pong: the answerer has just taken the ping's tunnel key over, and begins the handshake
 }
 
 // append adds m's 76 bytes to b.
 func (m message) append(b []byte) []byte {
-	b = append(b, byte(m.kind), 0, 0, 0)
+	var flags byte
+	if m.greets {
+		flags = flagGreets
+	}
+	b = append(b, byte(m.kind), flags, 0, 0)
 	b = append(b, m.transaction[:]...)
 	b = binary.BigEndian.AppendUint64(b, m.sequence)
 	var addr [16]byte
@@ -74,7 +84,7 @@ func (m message) append(b []byte) []byte {
 	b = append(b, addr[:]...)
 	b = binary.BigEndian.AppendUint16(b, m.observed.Port())
 	b = binary.BigEndian.AppendUint16(b, m.size)
-	return append(b, make([]byte, bodySize-44)...)
+	return append(b, m.tunnel[:]...)
 }
 
 // length is that of the datagram which carries it, in bytes.
@@ -90,10 +100,12 @@ func parseMessage(b []byte) (m message, ok bool) {
 	m.kind = messageType(b[0])
 	m.transaction = transaction(b[4:16])
 	m.size = binary.BigEndian.Uint16(b[42:])
+	m.tunnel = key.TunnelPublic(b[44:])
 	switch m.kind {
 	case ping:
 		m.sequence = binary.BigEndian.Uint64(b[16:])
 	case pong:
+		m.greets = b[1]&flagGreets != 0
 		m.observed = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])).Unmap(), binary.BigEndian.Uint16(b[40:]))
 	default:
 		return message{}, false
@@ -109,9 +121,8 @@ func looksLikeWireGuard(b []byte) bool {
 	return len(b) >= 32 && b[0] >= 1 && b[0] <= 4 && b[1] == 0 && b[2] == 0 && b[3] == 0
 }
 
-// identity is this node to its peers' probes.
+// identity is this node to its peers' probes: by its probe key alone, since the tunnel key changes.
 type identity struct {
-	tunnel key.TunnelPublic
 	probe  key.ProbePrivate
 	public key.ProbePublic // of probe
 }
@@ -130,7 +141,7 @@ func keyed(k key.ProbePublic, label string, data []byte) (out hint) {
 }
 
 // hintFor is what a probe from sender to receiver carries, unmasked.
-func hintFor(receiver key.ProbePublic, sender key.TunnelPublic) hint {
+func hintFor(receiver, sender key.ProbePublic) hint {
 	return keyed(receiver, "hint", sender[:])
 }
 
@@ -157,30 +168,28 @@ type box struct {
 }
 
 // newBox derives the keys between self and a peer. It fails when the peer's key is of low order: any secret with it is public.
-func newBox(self identity, tunnel key.TunnelPublic, probe key.ProbePublic) (*box, error) {
+func newBox(self identity, probe key.ProbePublic) (*box, error) {
 	scalar := self.probe.Bytes()
 	secret, err := curve25519.X25519(scalar[:], probe[:])
 	if err != nil {
 		return nil, fmt.Errorf("agree on a probe key: %w", err)
 	}
-	out, err := direction(secret, self.public, probe, self.tunnel, tunnel)
+	out, err := direction(secret, self.public, probe)
 	if err != nil {
 		return nil, err
 	}
-	in, err := direction(secret, probe, self.public, tunnel, self.tunnel)
+	in, err := direction(secret, probe, self.public)
 	if err != nil {
 		return nil, err
 	}
-	return &box{to: probe, hint: hintFor(probe, self.tunnel), out: out, in: in}, nil
+	return &box{to: probe, hint: hintFor(probe, self.public), out: out, in: in}, nil
 }
 
 // direction is the cipher for probes of one sender to one receiver.
-func direction(secret []byte, sender, receiver key.ProbePublic, senderTunnel, receiverTunnel key.TunnelPublic) (cipher.AEAD, error) {
+func direction(secret []byte, sender, receiver key.ProbePublic) (cipher.AEAD, error) {
 	info := []byte(keyInfo)
 	info = append(info, sender[:]...)
 	info = append(info, receiver[:]...)
-	info = append(info, senderTunnel[:]...)
-	info = append(info, receiverTunnel[:]...)
 	k, err := hkdf.Key(sha256.New, secret, nil, string(info), chacha20poly1305.KeySize)
 	if err != nil {
 		return nil, fmt.Errorf("derive a probe key: %w", err)

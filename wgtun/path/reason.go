@@ -39,12 +39,14 @@ const (
 	DropRelayBusy
 	// DropReflection is what looks like a reflector's answer and is none to a question of ours: forged, late, from another address, or a second time.
 	DropReflection
+	// DropKey is a ping that names a tunnel key which is neither its sender's, nor the next that its device has certified.
+	DropKey
 
 	drops
 )
 
 var dropNames = [drops]string{
-	"stranger", "foreign", "malformed", "forbidden", "unknown", "limited", "unauthentic", "replayed", "unasked", "busy", "no-peer", "no-path", "candidate", "relay-busy", "reflection",
+	"stranger", "foreign", "malformed", "forbidden", "unknown", "limited", "unauthentic", "replayed", "unasked", "busy", "no-peer", "no-path", "candidate", "relay-busy", "reflection", "key",
 }
 
 // String is one short word, fit for a metric's label.

@@ -9,7 +9,6 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/nettest"
 )
 
@@ -260,11 +259,12 @@ func TestProbesThroughARelayAreLimited(t *testing.T) {
 		r := newRelays()
 		a, b := r.start(t, n.Host(addrA), 1, "near"), r.start(t, n.Host(addrB), 2, "near")
 		meetAt(a, b, home(1), home(2), at(addrB))
-		sealed, err := newBox(identity{tunnel: a.tunnel, probe: key.NewProbe()}, b.tunnel, b.probe.Public())
+		sealed, err := newBox(identity{probe: a.probe, public: a.probe.Public()}, b.probe.Public())
 		if err != nil {
 			t.Fatal(err)
 		}
 		probe := sealed.seal(message{kind: ping, sequence: 1 << 62})
+		probe[60] ^= 1
 		for i := range 3 * openPerSource {
 			b.Relayed(Home{"near", [32]byte{9, byte(i), byte(i >> 8)}}, probe)
 		}

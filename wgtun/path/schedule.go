@@ -273,5 +273,5 @@ func (b *Bind) askLocked(p *peer, c *candidate, now instant) (parcel, bool) {
 	case l.current == nil && b.seekingLocked(p, now):
 		c.due = now + roundAtLeast
 	}
-	return parcel{peer: p, way: c.way, message: message{kind: ping, transaction: t, sequence: p.sequence}}, true
+	return parcel{peer: p, way: c.way, message: message{kind: ping, transaction: t, sequence: p.sequence, tunnel: b.tunnel}}, true
 }

@@ -7,7 +7,7 @@ import (
 	"picket.internal/wgtun/key"
 )
 
-// SetPeer adds a peer, or changes its probe key or candidates; setting what is already so does nothing. Candidates that may not be
+// SetPeer adds a peer, or changes its probe key, candidates or next key; setting what is already so does nothing. Candidates that may not be
 // probed are left out and counted. A path already proved stays while its probes are answered, even when its address is no longer
 // among the candidates. Our own key is ignored.
 func (b *Bind) SetPeer(p Peer) {
@@ -20,13 +20,21 @@ func (b *Bind) SetPeer(p Peer) {
 		b.addPeerLocked(p, told)
 		return
 	}
+	if known.tunnel != p.Tunnel { // by a key that it has given up
+		return
+	}
+	known.keys.next = p.Next
 	sameKey, sameTold := known.probe == p.Probe, slices.Equal(known.told, told) && known.home == p.Home
 	if sameKey && sameTold {
 		return
 	}
 	known.told, known.home = told, p.Home
 	if !sameKey {
-		known.probe, known.box, known.window = p.Probe, nil, window{}
+		if !b.table.reprobe(known, p.Probe, hintFor(b.self.public, p.Probe)) {
+			b.logger.Warn("peer left with its old probe key: its probes would pass for another's", "peer", p.Tunnel.Short())
+			return
+		}
+		known.box, known.window = nil, window{}
 	}
 	if known.live == nil {
 		return
@@ -41,15 +49,16 @@ func (b *Bind) SetPeer(p Peer) {
 }
 
 func (b *Bind) addPeerLocked(p Peer, told []netip.AddrPort) {
-	if p.Tunnel == b.self.tunnel {
+	if p.Tunnel == b.tunnel {
 		return
 	}
 	added := &peer{
 		tunnel: p.Tunnel, probe: p.Probe, told: told, home: p.Home,
-		hint: hintFor(b.self.public, p.Tunnel),
+		hint: hintFor(b.self.public, p.Probe),
 		// Above all of an earlier life of this peer here, so that its window takes our pings.
 		sequence: uint64(b.epoch.Add(b.now()).UnixNano()),
 		asleep:   b.config.Wake != nil,
+		keys:     keys{next: p.Next},
 	}
 	added.limit.Store(b.firstLimit())
 	if !b.table.add(added) {
@@ -118,7 +127,7 @@ func (b *Bind) retellLocked(p *peer) {
 // RemovePeer forgets a peer: once it returns nothing is sent to it, and nothing from its addresses is handed up. It waits for a
 // batch that is just being sent. Removing who is not known does nothing.
 func (b *Bind) RemovePeer(t key.TunnelPublic) {
-	p := b.table.peer(t)
+	p := b.current(t)
 	if p == nil {
 		return
 	}

@@ -107,7 +107,7 @@ func TestTwoTunnelKeysOfOneDeviceShareAnAddress(t *testing.T) {
 		second := &node{tunnel: key.NewTunnel().Public(), probe: key.NewProbe()}
 		second.Bind = New(Config{Inner: endpointsOnly{}, Tunnel: second.tunnel, Probe: second.probe})
 		b.SetPeer(Peer{Tunnel: second.tunnel, Probe: second.probe.Public(), Candidates: at2(addrA)})
-		probe := boxTo(t, second, b).seal(message{kind: ping, sequence: 1})
+		probe := boxTo(t, second, b).seal(message{kind: ping, sequence: 1, tunnel: second.tunnel})
 		a.host.Inject(at(addrA), at(addrB), probe)
 		time.Sleep(latency)
 		b.RemovePeer(a.tunnel)

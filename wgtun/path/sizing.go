@@ -143,7 +143,7 @@ func (b *Bind) sizeLocked(p *peer, now instant) (parcel, bool) {
 	t := newTransaction()
 	c.sizing.depart(t, size, now)
 	p.sequence++
-	return parcel{peer: p, way: c.way, message: message{kind: ping, transaction: t, sequence: p.sequence, size: uint16(size)}}, true
+	return parcel{peer: p, way: c.way, message: message{kind: ping, transaction: t, sequence: p.sequence, size: uint16(size), tunnel: b.tunnel}}, true
 }
 
 // sizedLocked takes a pong that tells of a length; false when it answers no ping of that kind.

@@ -164,7 +164,7 @@ func TestOtherLengthThanSealedIsDropped(t *testing.T) {
 		a := start(t, net.Host(addrA))
 		b := start(t, net.Host(addrB))
 		meet(a, b, []netip.AddrPort{at(addrB)}, at(addrA))
-		sealer, err := newBox(b.self, a.tunnel, a.probe.Public())
+		sealer, err := newBox(b.self, a.probe.Public())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +175,7 @@ func TestOtherLengthThanSealedIsDropped(t *testing.T) {
 		} {
 			sequence++
 			before := a.Bind.Stats()
-			probe := sealer.seal(message{kind: ping, transaction: newTransaction(), sequence: sequence, size: uint16(c.sealed)})
+			probe := sealer.seal(message{kind: ping, transaction: newTransaction(), sequence: sequence, size: uint16(c.sealed), tunnel: b.tunnel})
 			stranger.Inject(at(addrX), at(addrA), append(probe, make([]byte, c.sent-len(probe))...))
 			synctest.Wait()
 			after := a.Bind.Stats()

@@ -10,11 +10,11 @@ import (
 // maxDeferred bounds the pongs of one peer that wait for Woken: one for each address it may ping us from, and some more.
 const maxDeferred = 8
 
-// answerLocked sends a pong, at once unless the peer sleeps: then it has the peer woken first. A peer sends its handshake as soon as it
+// answerLocked sends the pong to a ping that names a tunnel key, at once unless the peer sleeps, or takes that key over: then it has the peer woken first. A peer sends its handshake as soon as it
 // has our pong, and WireGuard must not miss that, because it is tried again only 5 seconds later.
-func (b *Bind) answerLocked(p *peer, pong parcel) {
-	if !p.asleep {
-		b.post(pong)
+func (b *Bind) answerLocked(p *peer, tunnel key.TunnelPublic, pong parcel) {
+	if !p.asleep && tunnel == p.tunnel {
+		b.post(b.signedLocked(p, pong))
 		return
 	}
 	l := p.live
@@ -22,8 +22,19 @@ func (b *Bind) answerLocked(p *peer, pong parcel) {
 		l.deferred = slices.Delete(l.deferred, 0, 1)
 		b.drop(DropBusy, 1)
 	}
-	l.deferred = append(l.deferred, pong)
-	b.config.Wake(p.tunnel)
+	l.deferred = append(l.deferred, deferred{pong, tunnel})
+	if b.config.Wake != nil {
+		b.config.Wake(tunnel)
+	}
+}
+
+// signedLocked says in a pong what we know of its peer's keys.
+func (b *Bind) signedLocked(p *peer, pong parcel) parcel {
+	pong.message.tunnel, pong.message.greets = p.tunnel, b.now() < p.keys.greets
+	if !p.keys.next.IsZero() {
+		pong.message.tunnel = p.keys.next
+	}
+	return pong
 }
 
 // Woken says that WireGuard knows the peer: its pings are answered from now on, and those answers sent that waited for this.
@@ -31,17 +42,19 @@ func (b *Bind) Woken(t key.TunnelPublic) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.table.peer(t)
-	if p == nil || !p.asleep {
+	if p == nil || p.tunnel != t {
 		return
 	}
 	p.asleep = false
 	if p.live == nil {
 		return
 	}
-	for _, pong := range p.live.deferred {
-		b.post(pong)
-	}
-	p.live.deferred = nil
+	p.live.deferred = slices.DeleteFunc(p.live.deferred, func(d deferred) bool {
+		if d.tunnel == t {
+			b.post(b.signedLocked(p, d.pong))
+		}
+		return d.tunnel == t
+	})
 }
 
 // Idle reports whether a peer has been neither sent to nor heard from for so long, which is to be longer than any proof of ours lasts:

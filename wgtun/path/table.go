@@ -1,6 +1,7 @@
 package path
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -61,7 +62,14 @@ func (t *table) byHint(h hint) *peer {
 func (t *table) count() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return len(t.peers)
+	return len(t.hints)
+}
+
+// all lists the peers.
+func (t *table) all() []*peer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return slices.Collect(maps.Values(t.hints))
 }
 
 // claimant is whose an address is; nil when nobody's.
@@ -105,6 +113,47 @@ func (t *table) add(p *peer) bool {
 	}
 	t.peers[p.tunnel] = p
 	t.hints[p.hint] = p
+	return true
+}
+
+// rename gives a peer its next key; it is found under the former one, too, until unalias. False when the next one is another's.
+func (t *table) rename(p *peer, next key.TunnelPublic) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.peers[next] != nil {
+		return false
+	}
+	t.peers[next] = p
+	p.tunnel = next
+	for _, b := range t.bindings {
+		for _, c := range b.claims {
+			if c.peer == p {
+				c.endpoint = &Endpoint{bind: c.endpoint.bind, tunnel: next, from: c.endpoint.from}
+			}
+		}
+	}
+	return true
+}
+
+// unalias ends that a peer is found under a key which it has given up.
+func (t *table) unalias(p *peer, former key.TunnelPublic) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.peers[former] == p && p.tunnel != former {
+		delete(t.peers, former)
+	}
+}
+
+// reprobe gives a peer another probe key; false when another has its hint.
+func (t *table) reprobe(p *peer, probe key.ProbePublic, h hint) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if other := t.hints[h]; other != nil && other != p {
+		return false
+	}
+	delete(t.hints, p.hint)
+	p.hint, p.probe = h, probe
+	t.hints[h] = p
 	return true
 }
 
