@@ -76,7 +76,7 @@ type shownKeys struct {
 // judged is a peer's certificate, and what stands against the peer.
 type judged struct {
 	cert key.Certificate
-	next key.TunnelPublic // that the peer may take up; zero for none
+	next *key.TunnelPublic // that the peer may take up; nil for none
 	err  error
 }
 
@@ -114,12 +114,12 @@ func judgeNext(peers []protocol.Peer, out []judged, shown map[[key.Size]byte]int
 		if err != nil || next.Serial <= out[i].cert.Serial || next.Probe != out[i].cert.Probe {
 			continue
 		}
-		out[i].next = next.Tunnel
+		out[i].next = &next.Tunnel
 		shown[next.Tunnel]++
 	}
 	for i := range out {
-		if !out[i].next.IsZero() && shown[out[i].next] > 1 {
-			out[i].next = key.TunnelPublic{}
+		if out[i].next != nil && shown[*out[i].next] > 1 {
+			out[i].next = nil
 		}
 	}
 }

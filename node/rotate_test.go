@@ -71,20 +71,20 @@ func (w *world) noTrace(k key.TunnelPrivate) {
 	}
 }
 
-// TestRotateByTime changes the key each day, within a tenth, and not when that is off.
+// TestRotateByTime changes the key each day, within a tenth.
 func TestRotateByTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.join()
-		for i := range 12 {
+		for i := range 6 {
 			w.send(w.signed(uint64(1+i), content(newPeer("p1", "100.64.0.2").entry())))
 			if i == 0 {
 				w.connect(0)
 			}
 			time.Sleep(5 * time.Hour)
 		}
-		if n := len(w.overlay().rekeyed); n != 2 {
-			t.Errorf("%d changes in 60 hours", n)
+		if n := len(w.overlay().rekeyed); n != 1 {
+			t.Errorf("%d changes in 30 hours", n)
 		}
 	})
 }
@@ -178,7 +178,7 @@ func TestNextKeys_badOnesAreLeftOut(t *testing.T) {
 		e := p.entry()
 		e.Next = c.Sign(signer)
 		j := judge(content(e, other.entry()), nil, own, now, 0)
-		if len(j.peers) != 2 || !j.peers[0].Next.IsZero() != test.taken {
+		if len(j.peers) != 2 || (j.peers[0].Next != nil) != test.taken {
 			t.Errorf("%s: %+v, refused %v", test.outcome, j.peers, j.refused)
 		}
 	}

@@ -49,7 +49,7 @@ func (own identity) checkKeys(s *State) error {
 			return fmt.Errorf("peer %s is named twice", p.Node)
 		case p.Device.IsZero() || p.Tunnel.IsZero() || p.Probe.IsZero():
 			return fmt.Errorf("peer %s lacks a key", p.Node)
-		case p.Tunnel == own.tunnel || p.Next == own.tunnel || p.Probe == own.probe:
+		case p.Tunnel == own.tunnel || p.next() == own.tunnel || p.Probe == own.probe:
 			return fmt.Errorf("peer %s has a key of this node", p.Node)
 		}
 		nodes[p.Node] = true
@@ -60,10 +60,10 @@ func (own identity) checkKeys(s *State) error {
 		); err != nil {
 			return err
 		}
-		if p.Next.IsZero() {
+		if p.next().IsZero() {
 			continue
 		}
-		if err := takeKey(tunnels, p.Next, p.Node, "tunnel"); err != nil {
+		if err := takeKey(tunnels, p.next(), p.Node, "tunnel"); err != nil {
 			return err
 		}
 	}

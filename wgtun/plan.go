@@ -28,7 +28,7 @@ func (in *installed) prefixes() []netip.Prefix {
 }
 
 func (in installed) path() path.Peer {
-	return path.Peer{Tunnel: in.peer.Tunnel, Next: in.peer.Next, Probe: in.peer.Probe, Candidates: in.peer.Candidates, Home: in.peer.Home}
+	return path.Peer{Tunnel: in.peer.Tunnel, Next: in.peer.next(), Probe: in.peer.Probe, Candidates: in.peer.Candidates, Home: in.peer.Home}
 }
 
 // sameHolder reports whether both are one device of one node.
@@ -108,7 +108,7 @@ func makePlan(have map[key.TunnelPublic]*member, want []Peer) plan {
 }
 
 func (p *plan) keep(old, same installed) {
-	if old.peer.Probe == same.peer.Probe && old.peer.Next == same.peer.Next && old.peer.Home == same.peer.Home && slices.Equal(old.peer.Candidates, same.peer.Candidates) && sameAddresses(old.peer, same.peer) {
+	if old.peer.Probe == same.peer.Probe && old.peer.next() == same.peer.next() && old.peer.Home == same.peer.Home && slices.Equal(old.peer.Candidates, same.peer.Candidates) && sameAddresses(old.peer, same.peer) {
 		return
 	}
 	p.change = append(p.change, change{old, same})

@@ -129,7 +129,7 @@ func (r *roster) knows(k key.TunnelPublic) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for other, m := range r.peers {
-		if other == k || m.peer.Next == k {
+		if other == k || m.peer.next() == k {
 			return true
 		}
 	}

@@ -40,7 +40,7 @@ func (w *world) withNext(n *node, next map[*node]key.TunnelPublic, grants ...gra
 	for other, k := range next {
 		for i := range s.Peers {
 			if s.Peers[i].Node == other.id {
-				s.Peers[i].Next = k
+				s.Peers[i].Next = &k
 			}
 		}
 	}

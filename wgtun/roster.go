@@ -66,8 +66,8 @@ type member struct {
 	came  time.Time     // it was added
 	awake *awake        // nil while the device does not have it
 	past  *peerCounters // of its earlier lives in the device, under whatever key; nil when it had none
-	// gaveUp is the key that this one followed by the peer's own word; zero when a State brought it.
-	gaveUp key.TunnelPublic
+	// gaveUp is the key that this one followed by the peer's own word; nil when a State brought it.
+	gaveUp *key.TunnelPublic
 }
 
 // awake is what is known of a peer in the device.

@@ -143,7 +143,7 @@ func (r *roster) heirTo(k key.TunnelPublic) *member {
 		return nil
 	}
 	for _, m := range r.nodes {
-		if m.peer.Next == k && !m.broken {
+		if m.peer.next() == k && !m.broken {
 			return m
 		}
 	}
@@ -158,7 +158,7 @@ func (r *roster) takeOver(k key.TunnelPublic) bool {
 	}
 	r.expel(k)
 	peer := *m.peer
-	peer.Tunnel, peer.Next = k, key.TunnelPublic{}
+	peer.Tunnel, peer.Next = k, nil
 	heir := installed{peer: &peer}
 	awake := m.awake != nil && r.engine != nil
 	greets := awake && (!r.rekeying.unsettled(m.peer.Tunnel) || r.goesFirst(m))
@@ -192,7 +192,8 @@ func (r *roster) takeOver(k key.TunnelPublic) bool {
 // succeed puts an heir in a member's place. The caller holds turn.
 func (r *roster) succeed(m *member, in installed, counted peerCounters) *member {
 	sum := m.before().plus(counted)
-	heir := &member{installed: in, came: m.came, awake: m.awake, past: &sum, gaveUp: m.peer.Tunnel}
+	gaveUp := m.peer.Tunnel
+	heir := &member{installed: in, came: m.came, awake: m.awake, past: &sum, gaveUp: &gaveUp}
 	r.set(func() {
 		delete(r.peers, m.peer.Tunnel)
 		r.peers[in.peer.Tunnel], r.nodes[in.peer.Node] = heir, heir
@@ -348,15 +349,15 @@ func (r *roster) follow(peers []Peer) []Peer {
 	for i := range peers {
 		p := &peers[i]
 		m := r.nodes[p.Node]
-		if m == nil || m.gaveUp.IsZero() || m.gaveUp != p.Tunnel || m.peer.Device != p.Device {
+		if m == nil || m.gaveUp == nil || *m.gaveUp != p.Tunnel || m.peer.Device != p.Device {
 			continue
 		}
 		if !copied {
 			peers, copied = slices.Clone(peers), true
 			p = &peers[i]
 		}
-		if p.Tunnel = m.peer.Tunnel; p.Next == p.Tunnel {
-			p.Next = key.TunnelPublic{}
+		if p.Tunnel = m.peer.Tunnel; p.next() == p.Tunnel {
+			p.Next = nil
 		}
 	}
 	return peers

@@ -60,7 +60,7 @@ type Peer struct {
 	Node       acl.NodeID
 	Device     key.DevicePublic
 	Tunnel     key.TunnelPublic
-	Next       key.TunnelPublic // that the device has certified to follow Tunnel; zero for none
+	Next       *key.TunnelPublic // that the device has certified to follow Tunnel; nil for none, as most of the time
 	Probe      key.ProbePublic
 	Addresses  []netip.Addr
 	Routes     []netip.Prefix
@@ -68,6 +68,14 @@ type Peer struct {
 	Home       path.Home // where it is found through relays
 
 	carved []netip.Prefix // of Routes, what the device is told; nil: all of them
+}
+
+// next is Next, zero for none.
+func (p *Peer) next() key.TunnelPublic {
+	if p.Next == nil {
+		return key.TunnelPublic{}
+	}
+	return *p.Next
 }
 
 // State is everything the tunnel is to be. What a State omits is gone. The zero State refuses everything and has no peers.

@@ -90,7 +90,7 @@ func (b *Bind) pingedLocked(p *peer, m message, back way) {
 		b.drop(DropReplayed, 1)
 		return
 	}
-	if m.tunnel != p.tunnel && (m.tunnel != p.keys.next || m.tunnel.IsZero()) {
+	if m.tunnel != p.tunnel && (m.tunnel != p.known().next || m.tunnel.IsZero()) {
 		b.drop(DropKey, 1)
 		return
 	}
@@ -137,7 +137,7 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 		return
 	}
 	if b.sizedLocked(p, c, m) {
-		p.heard, p.keys.ours = now, m.tunnel
+		p.heard, p.noted().ours = now, m.tunnel
 		return
 	}
 	sent, ok := c.land(m.transaction, now)
@@ -145,7 +145,7 @@ func (b *Bind) pongedLocked(p *peer, m message, from netip.AddrPort) {
 		b.drop(DropUnasked, 1)
 		return
 	}
-	p.heard, p.keys.ours = now, m.tunnel
+	p.heard, p.noted().ours = now, m.tunnel
 	c.answered, c.tries, c.due = now, 0, 0
 	c.measured(now - sent)
 	b.bindLocked(p, from, true, now)

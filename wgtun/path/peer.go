@@ -23,16 +23,16 @@ type peer struct {
 	sent     atomic.Int64                 // instant of the newest Send
 	received atomic.Int64                 // instant of the newest datagram from an address of its
 	limit    atomic.Int32                 // how long datagrams to it may be
+	stale    atomic.Bool                  // it has not answered since our tunnel key changed
 	gate     sync.RWMutex                 // read-held while sending to it, so that RemovePeer can wait
 	removed  bool                         // guarded by gate
 	asleep   bool                         // guarded by Bind.mu
-	stale    atomic.Bool                  // it has not answered since our tunnel key changed
 	opened   atomic.Pointer[rate.Limiter] // for probes from addresses it claims; nil while it has no live state
 
 	// Guarded by Bind.mu.
 	probe    key.ProbePublic
-	keys     keys
-	box      *box // nil until needed
+	keys     *keys // nil for nothing
+	box      *box  // nil until needed
 	told     []netip.AddrPort
 	home     Home
 	window   window // of its pings

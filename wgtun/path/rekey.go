@@ -14,6 +14,21 @@ type keys struct {
 	greets instant          // until then we begin the handshake under the key that we have just taken over; 0 when not
 }
 
+// known is what of keys there is; noted is where to write it: peers that nobody uses have none.
+func (p *peer) known() keys {
+	if p.keys == nil {
+		return keys{}
+	}
+	return *p.keys
+}
+
+func (p *peer) noted() *keys {
+	if p.keys == nil {
+		p.keys = new(keys)
+	}
+	return p.keys
+}
+
 // Doubt is called before our own tunnel key changes in WireGuard: from here no handshake of ours goes to a peer before it has answered
 // a ping that names the new key. Undoubt takes that back, when the key did not change.
 func (b *Bind) Doubt() { b.doubtAll(true) }
@@ -62,7 +77,7 @@ func (b *Bind) Knows(t, ours key.TunnelPublic) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.table.peer(t)
-	return p != nil && p.keys.ours == ours
+	return p != nil && p.known().ours == ours
 }
 
 // Stale reports whether a peer has yet to answer since our tunnel key changed.
@@ -81,8 +96,8 @@ func (b *Bind) Succeed(t, next key.TunnelPublic, greets bool) bool {
 	if p == nil || p.tunnel != t || next == b.tunnel {
 		return false
 	}
-	if !p.keys.former.IsZero() {
-		b.table.unalias(p, p.keys.former)
+	if f := p.known().former; !f.IsZero() {
+		b.table.unalias(p, f)
 	}
 	if !b.table.rename(p, next) {
 		return false
@@ -90,9 +105,10 @@ func (b *Bind) Succeed(t, next key.TunnelPublic, greets bool) bool {
 	if p.live != nil {
 		b.dropInitiationsLocked(p)
 	}
-	p.keys.former, p.keys.next, p.keys.greets = t, key.TunnelPublic{}, 0
+	k := p.noted()
+	k.former, k.next, k.greets = t, key.TunnelPublic{}, 0
 	if greets {
-		p.keys.greets = b.now() + heldLife
+		k.greets = b.now() + heldLife
 	}
 	return true
 }
@@ -102,7 +118,7 @@ func (b *Bind) Greeted(t key.TunnelPublic) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p := b.table.peer(t); p != nil && p.tunnel == t {
-		p.keys.greets = 0
+		p.noted().greets = 0
 	}
 }
 
@@ -116,10 +132,10 @@ func (b *Bind) current(t key.TunnelPublic) *peer {
 	}
 	if p.tunnel != t {
 		b.table.unalias(p, t)
-		p.keys.former = key.TunnelPublic{}
+		p.noted().former = key.TunnelPublic{}
 		return nil
 	}
-	b.table.unalias(p, p.keys.former)
+	b.table.unalias(p, p.known().former)
 	return p
 }
 
@@ -130,7 +146,7 @@ func (b *Bind) believedLocked(p *peer, pong message) {
 		return
 	}
 	p.stale.Store(false)
-	if !pong.greets || b.now() < p.keys.greets && slices.Compare(b.self.public[:], p.probe[:]) < 0 {
+	if !pong.greets || b.now() < p.known().greets && slices.Compare(b.self.public[:], p.probe[:]) < 0 {
 		return
 	}
 	b.dropInitiationsLocked(p)

@@ -23,7 +23,9 @@ func (b *Bind) SetPeer(p Peer) {
 	if known.tunnel != p.Tunnel { // by a key that it has given up
 		return
 	}
-	known.keys.next = p.Next
+	if known.known().next != p.Next {
+		known.noted().next = p.Next
+	}
 	sameKey, sameTold := known.probe == p.Probe, slices.Equal(known.told, told) && known.home == p.Home
 	if sameKey && sameTold {
 		return
@@ -58,7 +60,9 @@ func (b *Bind) addPeerLocked(p Peer, told []netip.AddrPort) {
 		// Above all of an earlier life of this peer here, so that its window takes our pings.
 		sequence: uint64(b.epoch.Add(b.now()).UnixNano()),
 		asleep:   b.config.Wake != nil,
-		keys:     keys{next: p.Next},
+	}
+	if !p.Next.IsZero() {
+		added.noted().next = p.Next
 	}
 	added.limit.Store(b.firstLimit())
 	if !b.table.add(added) {

@@ -30,9 +30,9 @@ func (b *Bind) answerLocked(p *peer, tunnel key.TunnelPublic, pong parcel) {
 
 // signedLocked says in a pong what we know of its peer's keys.
 func (b *Bind) signedLocked(p *peer, pong parcel) parcel {
-	pong.message.tunnel, pong.message.greets = p.tunnel, b.now() < p.keys.greets
-	if !p.keys.next.IsZero() {
-		pong.message.tunnel = p.keys.next
+	pong.message.tunnel, pong.message.greets = p.tunnel, b.now() < p.known().greets
+	if next := p.known().next; !next.IsZero() {
+		pong.message.tunnel = next
 	}
 	return pong
 }
