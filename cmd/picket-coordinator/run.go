@@ -26,6 +26,7 @@ import (
 	"picket.internal/coordinator/opsocket"
 	"picket.internal/coordinator/protocol"
 	"picket.internal/coordinator/reflector"
+	"picket.internal/coordinator/relayhttp"
 	"picket.internal/coordinator/sqlite"
 	"picket.internal/coordinator/web"
 )
@@ -204,6 +205,9 @@ func newHandler(s settings, c *coordinator.Coordinator, store *sqlite.Store, joi
 		return nil, err
 	}
 	mux := http.NewServeMux()
+	if r := c.Relay(); r != nil {
+		mux.Handle(protocol.PathRelay, relayhttp.New(r, relayhttp.Config{TrustedProxies: s.proxies, Logger: s.logger}))
+	}
 	mux.Handle("/picket/v1/", api)
 	mux.Handle("/", pages)
 	return mux, nil
