@@ -23,7 +23,7 @@ const (
 	pingBusy    = 1500 * time.Millisecond // while datagrams are sent
 	pingFirst   = time.Second             // between the first, for a latency
 	firstPings  = 3
-	stalled     = 3 * pingBusy // of an unanswered ping, after which the server is left
+	stalled     = 3400 * time.Millisecond // of silence after a ping; with pingBusy before it, a relay that stalls is left within 5 s
 	backoffFrom = 500 * time.Millisecond
 	backoffTo   = 30 * time.Second
 	steady      = time.Minute // a connection that lasted so long starts the backoff anew
@@ -157,7 +157,7 @@ func (c *Client) connect(ctx context.Context, signed []byte) error {
 	if err := c.login(conn, r, signed); err != nil {
 		return err
 	}
-	l := &session{client: c, conn: conn, out: newOutbox(), fail: cancel}
+	l := &session{client: c, conn: conn, out: newOutbox(clientBounds), began: time.Now(), fail: cancel}
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer l.out.close()
@@ -220,6 +220,8 @@ type session struct {
 	client *Client
 	conn   net.Conn
 	out    *outbox
+	began  time.Time
+	heard  atomic.Int64 // nanoseconds after began: the newest frame of any kind
 	fail   context.CancelCauseFunc
 
 	mu     sync.Mutex
@@ -236,6 +238,7 @@ func (l *session) read(r *reader) error {
 		if err != nil {
 			return fmt.Errorf("the relay %s: %w", l.client.config.Name, err)
 		}
+		l.heard.Store(int64(time.Since(l.began)))
 		switch k {
 		case kindDatagram:
 			l.client.config.Receive(Address(payload[:addressSize]), payload[addressSize:])
@@ -302,7 +305,9 @@ func (l *session) tend(ctx context.Context, shown []byte) {
 func (l *session) look(now time.Time) (next time.Duration, dead bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.asked.IsZero() && now.Sub(l.asked) >= stalled {
+	// Under load a pong may be long in coming behind what else is under way; that comes, then.
+	quiet := min(now.Sub(l.asked), now.Sub(l.began)-time.Duration(l.heard.Load()))
+	if !l.asked.IsZero() && quiet >= stalled {
 		return 0, true
 	}
 	every := pingIdle
@@ -319,7 +324,7 @@ func (l *session) look(now time.Time) (next time.Duration, dead bool) {
 	}
 	next = every - now.Sub(l.pinged)
 	if !l.asked.IsZero() {
-		next = min(next, stalled-now.Sub(l.asked))
+		next = stalled - quiet
 	}
 	return max(next, time.Millisecond), false
 }

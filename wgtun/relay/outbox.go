@@ -1,19 +1,31 @@
 package relay
 
-import "sync"
-
-// Bounds of an outbox.
-const (
-	maxPairDatagrams = 64
-	maxPairBytes     = 128 << 10
-	maxOutboxBytes   = 1 << 20
-	maxControl       = 16 // frames of our own, such as pongs
+import (
+	"encoding/binary"
+	"sync"
 )
+
+// bounds of an outbox.
+type bounds struct {
+	pairDatagrams int // that wait for, or from, one other end
+	pairBytes     int // of those
+	bytes         int // of all
+}
+
+var (
+	// A server's: a slow receiver costs it 1 MiB, and one sender takes an eighth of that at most.
+	serverBounds = bounds{pairDatagrams: 64, pairBytes: 128 << 10, bytes: 1 << 20}
+	// A client's: WireGuard hands over batches of 128.
+	clientBounds = bounds{pairDatagrams: 256, pairBytes: 512 << 10, bytes: 1 << 20}
+)
+
+const maxControl = 16 // frames of our own, such as pongs
 
 // outbox is what waits to be written to a connection: for each other end, or from it, a queue of its own, taken from in turn, so that whoever sends much
 // delays and displaces nobody else. All methods are safe for concurrent use; none blocks.
 type outbox struct {
-	wake chan struct{} // room for one
+	wake   chan struct{} // room for one
+	bounds bounds
 
 	mu      sync.Mutex
 	control [][]byte
@@ -23,15 +35,20 @@ type outbox struct {
 	closed  bool
 }
 
-// queue is the frames of one pair, oldest first.
+// queue is the frames of one pair, oldest first, end to end in one piece of memory.
 type queue struct {
 	pair   Address
-	frames [][]byte
-	bytes  int
+	b      []byte // frames begin at from
+	from   int
+	frames int
+	waits  bool // it has a turn
 }
 
-func newOutbox() *outbox {
-	return &outbox{wake: make(chan struct{}, 1), queues: make(map[Address]*queue)}
+// queues are lent to pairs while something of theirs waits.
+var queues = sync.Pool{New: func() any { return new(queue) }}
+
+func newOutbox(b bounds) *outbox {
+	return &outbox{wake: make(chan struct{}, 1), bounds: b, queues: make(map[Address]*queue)}
 }
 
 func (o *outbox) signal() {
@@ -44,7 +61,7 @@ func (o *outbox) signal() {
 // put queues a datagram frame that bears the address of its sender, or receiver, and returns how many frames that cost: the oldest of the same
 // pair, or this one when all queues together are full.
 func (o *outbox) put(pair Address, marked Address, datagram []byte) (lost int) {
-	frame := appendFrame(make([]byte, 0, headerSize+addressSize+len(datagram)), kindDatagram, marked[:], datagram)
+	n := headerSize + addressSize + len(datagram)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
@@ -52,46 +69,32 @@ func (o *outbox) put(pair Address, marked Address, datagram []byte) (lost int) {
 	}
 	q := o.queues[pair]
 	if q == nil {
-		q = &queue{pair: pair}
+		q = queues.Get().(*queue)
+		q.pair = pair
 		o.queues[pair] = q
 	}
-	for len(q.frames) > 0 && (len(q.frames) >= maxPairDatagrams || q.bytes+len(frame) > maxPairBytes || o.bytes+len(frame) > maxOutboxBytes) {
-		o.dropOldest(q)
+	for q.frames > 0 && (q.frames >= o.bounds.pairDatagrams || q.bytes()+n > o.share()) {
+		o.bytes -= len(q.oldest())
 		lost++
 	}
-	if o.bytes+len(frame) > maxOutboxBytes {
-		if len(q.frames) == 0 {
-			delete(o.queues, pair)
+	if n > o.share() {
+		if !q.waits {
+			o.forget(q)
 		}
 		return lost + 1
 	}
-	if len(q.frames) == 0 && !o.waits(q) {
+	if !q.waits {
+		q.waits = true
 		o.turns = append(o.turns, q)
 	}
-	q.frames = append(q.frames, frame)
-	q.bytes += len(frame)
-	o.bytes += len(frame)
+	q.put(marked, datagram, n)
+	o.bytes += n
 	o.signal()
 	return lost
 }
 
-// waits reports whether a queue has a turn; one that was emptied by dropOldest keeps its own.
-func (o *outbox) waits(q *queue) bool {
-	for _, t := range o.turns {
-		if t == q {
-			return true
-		}
-	}
-	return false
-}
-
-func (o *outbox) dropOldest(q *queue) {
-	n := len(q.frames[0])
-	q.frames[0] = nil
-	q.frames = q.frames[1:]
-	q.bytes -= n
-	o.bytes -= n
-}
+// share is how many bytes one pair may hold now: no more than are free. So however many flood, as much as each of them holds is left for who comes next.
+func (o *outbox) share() int { return min(o.bounds.pairBytes, o.bounds.bytes-o.bytes) }
 
 // say queues a frame of our own; it is dropped when there are too many, which only who asks for pongs faster than it reads brings about.
 func (o *outbox) say(k kind, parts ...[]byte) {
@@ -115,17 +118,25 @@ func (o *outbox) take(b []byte) []byte {
 		q := o.turns[0]
 		o.turns[0] = nil
 		o.turns = o.turns[1:]
-		if len(q.frames) > 0 {
-			b = append(b, q.frames[0]...)
-			o.dropOldest(q)
+		if q.frames > 0 { // put may have dropped all there was
+			frame := q.oldest()
+			o.bytes -= len(frame)
+			b = append(b, frame...)
 		}
-		if len(q.frames) > 0 {
+		if q.frames > 0 {
 			o.turns = append(o.turns, q)
 		} else {
-			delete(o.queues, q.pair) // who is silent costs nothing
+			o.forget(q) // who is silent costs nothing
 		}
 	}
 	return b
+}
+
+// forget gives an empty queue back.
+func (o *outbox) forget(q *queue) {
+	delete(o.queues, q.pair)
+	*q = queue{b: q.b[:0]}
+	queues.Put(q)
 }
 
 // close drops everything, now and later.
@@ -142,4 +153,36 @@ func (o *outbox) over() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.closed
+}
+
+func (q *queue) bytes() int { return len(q.b) - q.from }
+
+// put appends a datagram frame of n bytes.
+func (q *queue) put(marked Address, datagram []byte, n int) {
+	if cap(q.b)-len(q.b) < n {
+		q.room(n)
+	}
+	size := n - headerSize
+	q.b = append(q.b, byte(kindDatagram), byte(size>>16), byte(size>>8), byte(size))
+	q.b = append(q.b, marked[:]...)
+	q.b = append(q.b, datagram...)
+	q.frames++
+}
+
+// room makes room for n bytes at the end: by moving what waits to the front while that is at most half of it, so that each byte is moved once or so.
+func (q *queue) room(n int) {
+	b := q.b[:0]
+	if need := q.bytes() + n; 2*need > cap(q.b) {
+		b = make([]byte, 0, 2*need)
+	}
+	q.b, q.from = append(b, q.b[q.from:]...), 0
+}
+
+// oldest takes the oldest frame out; it is good until the next put. There must be one.
+func (q *queue) oldest() []byte {
+	n := headerSize + int(binary.BigEndian.Uint32(q.b[q.from:])&0xffffff)
+	frame := q.b[q.from : q.from+n]
+	q.from += n
+	q.frames--
+	return frame
 }

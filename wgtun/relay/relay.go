@@ -35,6 +35,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"picket.internal/wgtun/key"
 )
@@ -118,10 +119,14 @@ func appendFrame(b []byte, k kind, parts ...[]byte) []byte {
 	return b
 }
 
+// keepPayload is the longest payload whose memory is kept for the next: a datagram's.
+const keepPayload = addressSize + MaxDatagram
+
 // reader reads frames. It holds a buffer only while something is there to be read, so that idle connections cost little.
 type reader struct {
 	r       io.Reader
 	only    func(kind) bool // kinds that may come; asked before anything is allocated
+	more    func(n int)     // told before n bytes are allocated; nil for nobody
 	payload []byte          // of the newest frame
 	head    [headerSize]byte
 	buffer  *bufio.Reader // nil while idle
@@ -129,6 +134,9 @@ type reader struct {
 
 // next returns a frame. The payload is good until the next call. The error wraps ErrFrame, or is the connection's.
 func (r *reader) next() (kind, []byte, error) {
+	if cap(r.payload) > 2*keepPayload { // a large pass is not held on to
+		r.payload = nil
+	}
 	if r.buffer != nil && r.buffer.Buffered() == 0 {
 		buffers.Put(r.buffer)
 		r.buffer = nil
@@ -154,14 +162,26 @@ func (r *reader) next() (kind, []byte, error) {
 	case n < least || n > most:
 		return 0, nil, fmt.Errorf("%w: %d bytes in one of type %d", ErrFrame, n, k)
 	}
-	if cap(r.payload) < n || cap(r.payload) > 2*(addressSize+MaxDatagram) { // a large pass is not held on to
-		r.payload = make([]byte, n)
-	}
-	r.payload = r.payload[:n]
-	if _, err := io.ReadFull(r.buffer, r.payload); err != nil {
+	if err := r.fill(n); err != nil {
 		return 0, nil, torn(err)
 	}
 	return k, r.payload, nil
+}
+
+// fill reads a payload of n bytes. Memory follows what has come: who only says that it will send a large pass has us hold little.
+func (r *reader) fill(n int) error {
+	r.payload = r.payload[:0]
+	for have := 0; have < n; have = len(r.payload) {
+		step := min(n-have, max(have, keepPayload))
+		if r.more != nil {
+			r.more(step)
+		}
+		r.payload = slices.Grow(r.payload, step)[:have+step]
+		if _, err := io.ReadFull(r.buffer, r.payload[have:]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // release gives the buffer back for good.

@@ -24,10 +24,11 @@ const (
 	pingAfter   = 60 * time.Second // of silence
 	goneAfter   = 90 * time.Second
 	watchEvery  = 15 * time.Second // also how late a pass that ran out ends a connection; nothing of it is forwarded any longer
-	maxLogins   = 128              // under way at a time; others wait
 	maxClients  = 10000
 	clientRate  = 32 << 20 // bytes a second that one client may send
 	clientBurst = 1 << 20
+	frameCost   = 256      // bytes that the shortest frame counts as: it takes work too
+	renewCost   = 64 << 10 // and a renewal, whose signature is verified
 )
 
 // ServerConfig of a Server.
@@ -43,7 +44,8 @@ type ServerConfig struct {
 // Server is a relay. All methods are safe for concurrent use.
 type Server struct {
 	config ServerConfig
-	logins chan struct{}
+	began  time.Time
+	logins logins
 	serverCounters
 
 	mu      sync.RWMutex
@@ -79,7 +81,7 @@ func NewServer(c ServerConfig) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{config: c, logins: make(chan struct{}, maxLogins), clients: make(map[Address]*client)}
+	return &Server{config: c, began: time.Now(), clients: make(map[Address]*client)}
 }
 
 // client is one connection after its login.
@@ -89,9 +91,11 @@ type client struct {
 	device  key.DevicePublic
 	conn    net.Conn
 	pass    atomic.Pointer[Pass]
-	heard   atomic.Int64 // unix nanoseconds
+	heard   atomic.Int64 // nanoseconds since the server began, which no step of the clock moves
 	out     *outbox
 	limit   *rate.Limiter
+
+	ending sync.Once
 
 	mu    sync.Mutex
 	timer *time.Timer // calls watch
@@ -105,6 +109,10 @@ type refusal struct {
 }
 
 func (r *refusal) Error() string { return r.text }
+
+func (r *refusal) frame() []byte {
+	return appendFrame(nil, kindRefuse, []byte{r.code}, []byte(r.text[:min(len(r.text), maxRefusal)]))
+}
 
 // Codes of refusals. A client tries again after each of them.
 const (
@@ -123,7 +131,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	defer stop()
 	r := &reader{r: conn}
 	defer r.release()
-	c, err := s.admit(ctx, conn, r)
+	c, err := s.admit(conn, r)
 	if err != nil {
 		s.refused.Add(1)
 		s.turnAway(conn, err)
@@ -145,21 +153,17 @@ func (s *Server) turnAway(conn net.Conn, err error) {
 	var why *refusal
 	if errors.As(err, &why) {
 		_ = conn.SetDeadline(time.Now().Add(time.Second))
-		_, _ = conn.Write(appendFrame(nil, kindRefuse, []byte{why.code}, []byte(why.text)))
+		_, _ = conn.Write(why.frame())
 	}
 }
 
 // admit does the login, and enters the client in place of an earlier connection of its.
-func (s *Server) admit(ctx context.Context, conn net.Conn, r *reader) (*client, error) {
-	ctx, cancel := context.WithTimeout(ctx, loginTime)
-	defer cancel()
-	select {
-	case s.logins <- struct{}{}:
-		defer func() { <-s.logins }()
-	case <-ctx.Done():
-		return nil, &refusal{codeBusy, "too many are logging in: try again later"}
-	}
+func (s *Server) admit(conn net.Conn, r *reader) (*client, error) {
 	_ = conn.SetDeadline(time.Now().Add(loginTime)) // a connection without deadlines is closed with ctx
+	l := s.logins.enter(conn)
+	defer l.leave()
+	r.more = l.more
+	defer func() { r.more = nil }()
 	nonce := make([]byte, nonceSize)
 	_, _ = rand.Read(nonce) // never fails
 	if _, err := conn.Write(appendFrame(nil, kindChallenge, []byte{version}, nonce)); err != nil {
@@ -184,11 +188,11 @@ func (s *Server) admit(ctx context.Context, conn net.Conn, r *reader) (*client, 
 	r.payload = nil // the pass was large, perhaps
 	_ = conn.SetDeadline(time.Time{})
 	c := &client{
-		server: s, address: pass.Address(), device: pass.Device, conn: conn, out: newOutbox(),
+		server: s, address: pass.Address(), device: pass.Device, conn: conn, out: newOutbox(serverBounds),
 		limit: rate.NewLimiter(clientRate, clientBurst),
 	}
 	c.pass.Store(pass)
-	c.heard.Store(time.Now().UnixNano())
+	c.heard.Store(int64(time.Since(s.began)))
 	c.out.say(kindWelcome, []byte{version})
 	return c, s.enter(c)
 }
@@ -205,6 +209,7 @@ func (s *Server) enter(c *client) error {
 	}
 	s.clients[c.address] = c
 	if old != nil {
+		old.pass.Store(&Pass{})                                                  // Drop would not find it any more
 		go old.end(&refusal{codeReplaced, "the same device has connected anew"}) // it may have to wait for a write
 	}
 	return nil
@@ -232,6 +237,7 @@ func (s *Server) Drop(a Address) {
 
 // Close ends all connections, and refuses new ones.
 func (s *Server) Close() {
+	s.logins.endAll()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -263,9 +269,9 @@ func (c *client) read(ctx context.Context, r *reader) error {
 		if err != nil {
 			return err
 		}
-		c.heard.Store(time.Now().UnixNano())
+		c.heard.Store(int64(time.Since(c.server.began)))
 		// Who sends more than its share waits; nobody else does.
-		if err := c.limit.WaitN(ctx, min(len(payload)+headerSize, clientBurst)); err != nil {
+		if err := c.limit.WaitN(ctx, cost(k, len(payload))); err != nil {
 			return err
 		}
 		switch k {
@@ -282,6 +288,14 @@ func (c *client) read(ctx context.Context, r *reader) error {
 	}
 }
 
+// cost is what a frame counts as against a client's rate, in bytes.
+func cost(k kind, payload int) int {
+	if k == kindRenew {
+		return max(payload, renewCost)
+	}
+	return max(payload+headerSize, frameCost)
+}
+
 // renew takes a newer pass.
 func (c *client) renew(signed []byte) error {
 	s := c.server
@@ -293,7 +307,7 @@ func (c *client) renew(signed []byte) error {
 	if pass.Device != c.device || pass.NotAfter.Before(now.NotAfter) {
 		return &refusal{codePass, "the new pass is another device's, or older"}
 	}
-	if !c.pass.CompareAndSwap(now, pass) {
+	if !c.pass.CompareAndSwap(now, pass) { // Drop, or a newer connection, came between
 		return &refusal{codeDropped, "the coordinator has ended this node's access"}
 	}
 	return nil
@@ -343,7 +357,7 @@ func (c *client) write() {
 
 // watch pings a silent client, and ends one that is gone or whose pass has run out.
 func (c *client) watch() {
-	silent := time.Since(time.Unix(0, c.heard.Load()))
+	silent := time.Since(c.server.began) - time.Duration(c.heard.Load())
 	switch {
 	case !c.pass.Load().Holds(c.server.config.Now()):
 		c.end(&refusal{codePass, "the pass has run out"})
@@ -375,14 +389,16 @@ func (c *client) watchNoMore() {
 	}
 }
 
-// end closes the connection, after a word why when there is one and the client still reads.
+// end closes the connection, after a word why when there is one and the client still reads. It returns when that is done, whoever does it.
 func (c *client) end(err error) {
-	c.out.close()
-	var why *refusal
-	if errors.As(err, &why) {
-		c.server.config.Logger.Debug("a client is sent away", "reason", why.text)
-		_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = c.conn.Write(appendFrame(nil, kindRefuse, []byte{why.code}, []byte(why.text[:min(len(why.text), maxRefusal)])))
-	}
-	c.conn.Close()
+	c.ending.Do(func() {
+		c.out.close()
+		var why *refusal
+		if errors.As(err, &why) {
+			c.server.config.Logger.Debug("a client is sent away", "reason", why.text)
+			_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+			_, _ = c.conn.Write(why.frame())
+		}
+		c.conn.Close()
+	})
 }
