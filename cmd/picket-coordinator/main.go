@@ -46,6 +46,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
 			serveCommand(),
+			relayCommand(),
 			nodesCommand(),
 			usersCommand(),
 			keysCommand(),

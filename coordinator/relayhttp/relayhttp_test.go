@@ -198,8 +198,10 @@ func TestOpeningIsBounded(t *testing.T) {
 func TestPace(t *testing.T) {
 	l := newLimits(Limits{PerSecond: 0.001, Burst: 2})
 	one, other := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
-	if l.spend(one) > 0 || l.spend(one) > 0 || l.spend(other) > 0 {
-		t.Error("throttled within the burst")
+	for _, b := range []netip.Prefix{one, one, other} {
+		if l.spend(b) > 0 {
+			t.Errorf("%s is throttled within the burst", b)
+		}
 	}
 	if l.spend(one) == 0 {
 		t.Error("not throttled beyond it")

@@ -215,6 +215,9 @@ func retryAfter(h http.Header) time.Duration {
 	return min(time.Duration(s)*time.Second, maxRetryAfter)
 }
 
+// Info is who the coordinator is, and which network's, proved by its key. Every error is one of this package's.
+func (c *Client) Info(ctx context.Context) (protocol.InfoBody, error) { return c.info(ctx) }
+
 // info asks the coordinator who it is, with a fresh nonce, and judges its key, version and clock.
 func (c *Client) info(ctx context.Context) (protocol.InfoBody, error) {
 	b, err := c.askInfo(ctx, c.http)
