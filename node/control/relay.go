@@ -23,8 +23,9 @@ func (c *Client) Relay(ctx context.Context) (net.Conn, error) {
 	})
 	switch {
 	case err == nil:
-		ws.SetReadLimit(maxRelayMessage)
-		return websocket.NetConn(ctx, ws, websocket.MessageBinary), nil
+		conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
+		ws.SetReadLimit(maxRelayMessage) // after NetConn, which takes the limit away
+		return conn, nil
 	case resp != nil:
 		body, _ := io.ReadAll(resp.Body) // the library kept the first 1024 bytes
 		return nil, c.refusalOf(resp, body)
