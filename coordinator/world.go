@@ -20,6 +20,7 @@ type world struct {
 	altered    bool      // it is not what the store held: an emergency took somebody out
 	current    PolicyRow // zero when there never was a policy
 	policy     *acl.Policy
+	dns        *DNSRow // shared between worlds; never written
 	*roster
 	compiled *acl.Compiled
 
@@ -51,6 +52,9 @@ func (c *Coordinator) build(s snapshot, old *world) (w *world, changed []acl.Nod
 		w.current = *s.policy
 	} else {
 		w.current = old.current
+	}
+	if w.dns = s.dns; w.dns == nil {
+		w.dns = old.dns
 	}
 	var users bool
 	if s.isWhole() {

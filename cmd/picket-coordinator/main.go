@@ -51,6 +51,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			keysCommand(),
 			tokensCommand(),
 			policyCommand(),
+			dnsCommand(),
 			auditCommand(),
 			versionCommand(),
 			cliflags.Completion("picket-coordinator"),

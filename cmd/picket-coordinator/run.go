@@ -124,7 +124,7 @@ func openPolicy(p policySettings, dir string) (source, error) {
 func newCoordinator(ctx context.Context, s settings, dir *keydir.Dir, store *sqlite.Store, policy source) (*coordinator.Coordinator, error) {
 	config := coordinator.Config{
 		Store: store, Key: dir.Key, Network: dir.Network, Salt: dir.Salt, URL: s.url.String(),
-		PolicyPoll: s.policy.poll, Breaker: s.policy.breaker, Lease: s.lease, Overlay4: s.overlay4, Overlay6: s.overlay6, Logger: s.logger,
+		PolicyPoll: s.policy.poll, Breaker: s.policy.breaker, Lease: s.lease, Overlay4: s.overlay4, Overlay6: s.overlay6, Domain: s.domain, Logger: s.logger,
 	}
 	if policy != nil { // a nil source in the interface would not be nil
 		config.Policy = policy

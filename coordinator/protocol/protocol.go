@@ -297,10 +297,10 @@ type Header struct {
 	NotAfter   time.Time  `json:"notAfter"`
 }
 
-// EntryID names an entry: "self", "peer/NODE", "rule/N", "network". See Critical for kinds to come.
+// EntryID names an entry: "self", "peer/NODE", "rule/N", "network", "dns". See Critical for kinds to come.
 type EntryID string
 
-// Entry is one piece of a map. Data is the JSON of Self, Peer, Rule (acl.Rule) or Network; the digest is over these very bytes.
+// Entry is one piece of a map. Data is the JSON of Self, Peer, Rule (acl.Rule), Network or DNS; the digest is over these very bytes.
 type Entry struct {
 	ID   EntryID `json:"id"`
 	Data []byte  `json:"data"`
@@ -342,6 +342,7 @@ type Peer struct {
 type Network struct {
 	Overlay []netip.Prefix `json:"overlay"` // overlay ranges, IPv4 and IPv6
 	Policy  PolicyInfo     `json:"policy"`
+	Domain  string         `json:"domain,omitempty"` // of the nodes' names, as CheckNetworkDomain takes it; empty: they have none
 }
 
 // PolicyInfo says which policy the rules come from.
