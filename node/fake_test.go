@@ -119,6 +119,9 @@ func (o *fakeOverlay) Echo(context.Context, netip.Addr, netip.Addr) (time.Durati
 func (o *fakeOverlay) Dial(context.Context, netip.AddrPort) (net.Conn, error) {
 	return nil, errors.New("connection refused")
 }
+func (o *fakeOverlay) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	return o.Dial(ctx, to)
+}
 func (o *fakeOverlay) Interface() string { return "picket0" }
 func (o *fakeOverlay) Recent(limit int, want func(*filter.Flow) bool) filter.Recent {
 	return o.traffic.Recent(limit, want)

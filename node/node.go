@@ -22,6 +22,7 @@ import (
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
 	"picket.internal/node/control"
+	"picket.internal/node/dns"
 	"picket.internal/node/hostnet"
 	"picket.internal/node/localapi"
 	"picket.internal/node/proxy"
@@ -38,9 +39,17 @@ type Config struct {
 	Socket    net.Listener // for the command line; Run closes it
 	SOCKS5    net.Listener // on loopback; nil for none; Run closes it
 	HTTPProxy net.Listener // on loopback; nil for none; Run closes it
+	// DNS answers the host's programs; the zero one answers `picket dns query` and the proxies alone.
+	DNS DNS
 	// Loopback tells the coordinator loopback addresses, too: for several nodes on one host.
 	Loopback bool
 	Logger   *slog.Logger
+}
+
+// DNS says how the host's programs are to learn of peers' names.
+type DNS struct {
+	Host   dns.Host       // nil for none
+	Listen netip.AddrPort // the zero one for none
 }
 
 // Node is the agent.
@@ -54,6 +63,7 @@ type Node struct {
 	// capturing holds one for each Capture that runs.
 	capturing chan struct{}
 	tasks     sync.WaitGroup
+	names     *dns.Service
 
 	// owned by Run
 	id       *identity
@@ -67,6 +77,7 @@ type Node struct {
 	login    *localapi.Login
 	contact  contact
 	timer    *time.Timer // of the next deadline
+	told     told        // to names
 	blocked  bool        // an overlay that is closed may have left the host as it was
 }
 
@@ -77,6 +88,7 @@ type mapState struct {
 	hints   map[acl.NodeID]protocol.Hint
 	caught  map[acl.NodeID]bypass // nil while there is none
 	inForce bool                  // the tunnel was given it
+	applied uint64                // how often it was given one
 	owed    time.Time             // when the map came for which a receipt is owed; zero when none is
 	took    time.Duration         // from then until it was in force
 }
@@ -123,6 +135,10 @@ func New(c Config) (*Node, error) {
 		config: c, log: c.Logger, reach: realReach(c.Logger, c.TUN), id: id, clock: newClock(0),
 		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), timer: time.NewTimer(time.Hour),
 	}
+	if c.DNS.Host == nil {
+		c.DNS.Host = dns.NoHost("the agent was not told to change anything")
+	}
+	n.names = dns.NewService(dns.Config{Host: c.DNS.Host, Listen: c.DNS.Listen, Dial: n.dialResolver, Logger: c.Logger})
 	if err := n.loadMap(); err != nil {
 		return nil, err
 	}
@@ -180,6 +196,7 @@ func (n *Node) startTasks(ctx context.Context, fail context.CancelCauseFunc, cha
 	}
 	start(func() error { return localapi.Serve(ctx, n.config.Socket, api{n, ctx}, n.log) })
 	start(func() error { return n.watch(ctx, changed) })
+	start(func() error { return n.names.Run(ctx) })
 	if l := n.config.SOCKS5; l != nil {
 		start(func() error { return proxy.NewSOCKS5(overlayNetwork{n}, n.log).Serve(ctx, l) })
 	}

@@ -44,6 +44,8 @@ type overlay interface {
 	Echo(ctx context.Context, from, to netip.Addr) (time.Duration, error)
 	// Dial opens a TCP connection to an overlay address.
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// DialUDP is Dial for datagrams.
+	DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	// Interface is the name of the host's network interface, "" when there is none.
 	Interface() string
 	traffic

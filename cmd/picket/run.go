@@ -155,9 +155,10 @@ func (a agent) serve(ctx context.Context, state *statefile.Dir, version string, 
 			return err
 		}
 	}
+	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level}))
 	n, err := node.New(node.Config{
 		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback,
-		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level})),
+		DNS: hostDNS(a.tun, logger), Logger: logger,
 	})
 	if err != nil {
 		closeAll()

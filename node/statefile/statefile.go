@@ -53,6 +53,7 @@ type Node struct {
 	Hostname string `json:"hostname"` // as the user wants it called; empty takes the host's own
 
 	Routing Routing `json:"routing,omitzero"`
+	DNSOff  bool    `json:"dnsOff,omitempty"` // names of peers are not to be resolved
 }
 
 // Routing is what the user wants routed: nothing, as the zero Routing.
