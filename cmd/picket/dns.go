@@ -20,8 +20,11 @@ import (
 )
 
 // hostDNS is how programs of this host learn of peers' names: with an interface by way of its resolver, without one not at all.
-func hostDNS(tun string, logger *slog.Logger) node.DNS {
-	if tun == node.Userspace {
+func hostDNS(tun string, off bool, logger *slog.Logger) node.DNS {
+	switch {
+	case off:
+		return node.DNS{Host: dns.NoHost("the agent was started with --dns=off: ask with picket dns query")}
+	case tun == node.Userspace:
 		return node.DNS{Host: dns.NoHost("without a network interface nothing of this host is changed: use the proxy, or ask with picket dns query")}
 	}
 	return node.DNS{Host: dns.OpenHost(dns.HostConfig{Logger: logger}), Listen: dns.Listen}

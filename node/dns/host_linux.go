@@ -38,21 +38,10 @@ type mode interface {
 
 // OpenHost makes a Host of this machine; it changes nothing.
 func OpenHost(c HostConfig) Host {
-	if c.Root == "" && foreignNetwork() {
-		return NoHost("this agent's network namespace has no resolv.conf of its own: /etc is that of the whole machine")
+	if c.Root == "" && !ownFiles("/proc") {
+		return NoHost("this agent is in a network namespace without files of its own, or that cannot be told: /etc may be that of the whole machine")
 	}
 	return &linuxHost{HostConfig: c}
-}
-
-// foreignNetwork reports whether this process is in another network than the machine's first process, and sees its files all the same:
-// then /etc/resolv.conf is not this network's.
-func foreignNetwork() bool {
-	same := func(ns string) bool {
-		first, err := os.Readlink("/proc/1/ns/" + ns)
-		own, ownErr := os.Readlink("/proc/self/ns/" + ns)
-		return err != nil || ownErr != nil || first == own
-	}
-	return !same("net") && same("mnt")
 }
 
 func (h *linuxHost) path(p string) string { return filepath.Join(h.Root, p) }
