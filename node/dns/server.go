@@ -99,6 +99,9 @@ func (s *server) runTCP(ctx context.Context) error {
 	for {
 		c, err := s.tcp.Accept()
 		if ctx.Err() != nil {
+			if err == nil {
+				c.Close()
+			}
 			return nil
 		}
 		if errors.Is(err, net.ErrClosed) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,8 @@ type upstream struct {
 	text string // for people
 	dial Dial
 	http *http.Client // of HTTPS
+	// roots are whom certificates are believed from; nil: the system's. Tests have their own.
+	roots *x509.CertPool
 }
 
 func newUpstream(u protocol.Upstream, text string, dial Dial) *upstream {
@@ -68,7 +71,7 @@ func (u *upstream) tls() *tls.Config {
 	if name == "" {
 		name = u.Address.Addr().String()
 	}
-	return &tls.Config{ServerName: name, MinVersion: tls.VersionTLS12}
+	return &tls.Config{ServerName: name, RootCAs: u.roots, MinVersion: tls.VersionTLS12}
 }
 
 // errNoAnswer is of a resolver that answers nothing, or something else than was asked.
