@@ -175,7 +175,7 @@ func (s *Service) serve(ctx context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	sctx, stop := context.WithCancel(ctx)
+	sctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // off ends it, after the host was taken back
 	r := &serving{stop, make(chan struct{})}
 	go func() {
 		defer close(r.done)
