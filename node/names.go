@@ -92,7 +92,11 @@ func (n *Node) setDNS(on *bool) error {
 		return nil
 	}
 	n.id.node.DNSOff = !*on
-	return n.id.save()
+	err := n.id.save()
+	if err != nil {
+		n.id.node.DNSOff = *on
+	}
+	return err
 }
 
 // relative is a name without the network's domain.
