@@ -30,7 +30,7 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "tun", Value: usualTUN(), Usage: "the network interface's `NAME`, or \"userspace\" for none (needs no privilege)"},
 		&cli.UintFlag{Name: "port", Usage: "the UDP `PORT` for the tunnel; 0 lets the system choose"},
 		&cli.StringFlag{Name: "mtu", Value: strconv.Itoa(node.LeastMTU), Usage: "the interface's `MTU`, in bytes; above 1280 the path to each peer is measured; \"auto\" for what this host's links carry"},
-		&cli.StringFlag{Name: "dns", Value: "on", Usage: "`off`: never touch this machine's resolver, whatever picket up says"},
+		&cli.StringFlag{Name: "dns", Value: "auto", Usage: "auto: bring this machine's resolver to ask for peers, unless /etc may be another network's; on: in any case; `off`: never, whatever picket up says"},
 		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP; no UDP), such as 127.0.0.1:1080"},
 		&cli.StringFlag{Name: "http-proxy", Usage: "lead local programs into the overlay by HTTP CONNECT at `ADDR`, such as 127.0.0.1:8118"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
@@ -63,7 +63,8 @@ type agent struct {
 	port                             uint16
 	mtu                              int
 	level                            slog.Level
-	loopback, dnsOff                 bool
+	dns                              string // auto, on or off
+	loopback                         bool
 }
 
 func checkAgent(c *cli.Context) (a agent, err error) {
@@ -79,11 +80,9 @@ func checkAgent(c *cli.Context) (a agent, err error) {
 	if a.mtu, err = readMTU(c); err != nil {
 		return a, err
 	}
-	on, err := readOnOff(c, "dns")
-	if err != nil {
-		return a, err
+	if a.dns = c.String("dns"); a.dns != "auto" && a.dns != "on" && a.dns != "off" {
+		return a, cliflags.Usage(c, "--dns %q is none of auto, on, off", a.dns)
 	}
-	a.dnsOff = on != nil && !*on
 	if a.state == "" || a.socket == "" {
 		return a, cliflags.Usage(c, "--state and --socket must not be empty")
 	}
@@ -164,7 +163,7 @@ func (a agent) serve(ctx context.Context, state *statefile.Dir, version string, 
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level}))
 	n, err := node.New(node.Config{
 		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback,
-		DNS: hostDNS(a.tun, a.dnsOff, logger), Logger: logger,
+		DNS: hostDNS(a.tun, a.dns, logger), Logger: logger,
 	})
 	if err != nil {
 		closeAll()

@@ -16,6 +16,7 @@ import (
 // HostConfig says where the host's files and services are.
 type HostConfig struct {
 	Root   string // "" for /; a folder in tests
+	Sure   bool   // /etc is that of this network: whoever started the agent says so
 	Bus    string // address of the D-Bus; empty for the system's own
 	Logger *slog.Logger
 }
@@ -38,8 +39,8 @@ type mode interface {
 
 // OpenHost makes a Host of this machine; it changes nothing.
 func OpenHost(c HostConfig) Host {
-	if c.Root == "" && !ownFiles("/proc") {
-		return NoHost("this agent is in a network namespace without files of its own, or that cannot be told: /etc may be that of the whole machine")
+	if c.Root == "" && !c.Sure && !ownFiles("/proc") {
+		return NoHost("this agent is in a network namespace without files of its own, or that cannot be told: /etc may be that of the whole machine (picket run --dns=on if it is not)")
 	}
 	return &linuxHost{HostConfig: c}
 }

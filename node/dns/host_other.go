@@ -7,6 +7,7 @@ import "log/slog"
 // HostConfig says where the host's files and services are.
 type HostConfig struct {
 	Root, Bus string
+	Sure      bool
 	Logger    *slog.Logger
 }
 

@@ -18,6 +18,9 @@ import (
 // fileMode writes /etc/resolv.conf itself. What was there before is kept beside it under another name: the very file or link, so that
 // putting it back is one rename, exact in content, mode and target. Ours ends with a digest of itself, by which an agent that was killed
 // and started again tells it from one that somebody changed. That one stays.
+//
+// Where /etc cannot be written but for this file, as in our systemd unit, or the file is a mount, as in containers, it is written in place, and
+// what it said is kept beside the agent's state.
 type fileMode struct {
 	host    *linuxHost
 	written []byte // as it was put there by this process; nil before
@@ -26,13 +29,13 @@ type fileMode struct {
 
 const (
 	beforePath = resolvPath + ".before-picket"
+	keptPath   = "/var/lib/picket/resolv.conf.before"
 	ourHead    = "# Written by picket. `picket down` puts back what was here before.\n"
 	noneBefore = "# There was no file before.\n"
 	ourDigest  = "# sha256 "
 )
 
 func (f *fileMode) apply(s HostSettings) HostState {
-	st := HostState{Changed: []string{resolvPath + " (what was there before: " + beforePath + ")"}}
 	path := f.host.path(resolvPath)
 	now, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -50,39 +53,62 @@ func (f *fileMode) apply(s HostSettings) HostState {
 			"picket down, then picket up sets it anew"}
 	}
 	text := f.render(s)
-	if bytes.Equal(text, now) {
-		f.written = text
-		return st
-	}
-	if err := replace(path, text); err != nil {
-		return HostState{Trouble: fmt.Sprintf("%s cannot be written: %v", resolvPath, err)}
+	if !bytes.Equal(text, now) {
+		if err := replace(path, text); err != nil {
+			return HostState{Trouble: fmt.Sprintf("%s cannot be written: %v", resolvPath, err)}
+		}
 	}
 	f.written = text
+	st := HostState{Changed: []string{resolvPath}}
+	if before := f.before(); before != "" {
+		st.Changed[0] += " (what was there before: " + strings.TrimPrefix(before, strings.TrimSuffix(f.host.Root, "/")) + ")"
+	}
 	return st
+}
+
+// before is where what was there before is kept; "" when there was nothing.
+func (f *fileMode) before() string {
+	for _, p := range []string{beforePath, keptPath} {
+		if _, err := os.Lstat(f.host.path(p)); err == nil {
+			return f.host.path(p)
+		}
+	}
+	return ""
 }
 
 // keep puts what is there now aside. It is there afterwards as well, until it is replaced: no program finds none.
 func (f *fileMode) keep() error {
-	path, before := f.host.path(resolvPath), f.host.path(beforePath)
-	if err := os.Remove(before); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	path, before, kept := f.host.path(resolvPath), f.host.path(beforePath), f.host.path(keptPath)
+	for _, old := range []string{before, kept} {
+		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	err := os.Link(path, before) // of a link, the link itself
 	switch {
-	case err == nil, errors.Is(err, fs.ErrNotExist):
+	case err == nil:
 		return nil
+	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission) && !isMount(path):
+		return copyFile(path, kept)
 	case isMount(path):
-		return copyFile(path, before)
+		if err = copyFile(path, before); errors.Is(err, syscall.EROFS) {
+			err = copyFile(path, kept)
+		}
+		return err
 	}
 	return copyNode(path, before)
 }
 
 // render is the text of our file: the host's own options and search domains go on.
 func (f *fileMode) render(s HostSettings) []byte {
-	was := parseResolvConf(readSome(f.host.path(beforePath)))
+	before := f.before()
+	was := parseResolvConf(readSome(before))
 	var b bytes.Buffer
 	b.WriteString(ourHead)
-	if _, err := os.Lstat(f.host.path(beforePath)); errors.Is(err, fs.ErrNotExist) {
+	if before == "" {
 		b.WriteString(noneBefore)
 	}
 	fmt.Fprintf(&b, "nameserver %s\n", s.Server)
@@ -115,13 +141,12 @@ func isOurs(text []byte) bool {
 
 func (f *fileMode) restore() error {
 	f.written, f.beaten = nil, false
-	path, before := f.host.path(resolvPath), f.host.path(beforePath)
-	_, err := os.Lstat(before)
-	kept := err == nil
+	path, before := f.host.path(resolvPath), f.before()
+	kept := before != ""
 	now, _ := os.ReadFile(path)
 	switch {
 	case !isOurs(now) && kept:
-		f.host.Logger.Warn("something else has changed "+resolvPath+" since: it is left as it is", "before", beforePath)
+		f.host.Logger.Warn("something else has changed "+resolvPath+" since: it is left as it is", "before", before)
 		return nil
 	case !isOurs(now):
 		return nil
@@ -130,12 +155,12 @@ func (f *fileMode) restore() error {
 	case !kept:
 		return fmt.Errorf("%s is picket's, but what was there before is gone from %s: write it anew", resolvPath, beforePath)
 	}
-	if err := os.Rename(before, path); err == nil {
-		return nil
-	} else if !errors.Is(err, syscall.EBUSY) {
-		return err
+	if before == f.host.path(beforePath) {
+		if err := os.Rename(before, path); !errors.Is(err, syscall.EBUSY) && !errors.Is(err, syscall.EROFS) {
+			return err
+		}
 	}
-	if err := copyFile(before, path); err != nil { // it is mounted, as in containers
+	if err := copyFile(before, path); err != nil {
 		return err
 	}
 	return os.Remove(before)
@@ -146,7 +171,7 @@ func (f *fileMode) upstreams() []netip.AddrPort {
 	if f.beaten {
 		return parseResolvConf(readSome(f.host.path(resolvPath))).nameservers
 	}
-	return parseResolvConf(readSome(f.host.path(beforePath))).nameservers
+	return parseResolvConf(readSome(f.before())).nameservers
 }
 
 func (*fileMode) flush() {}
@@ -154,6 +179,9 @@ func (*fileMode) flush() {}
 // replace puts text in the place of path in one step, or where that is mounted, into it.
 func replace(path string, text []byte) error {
 	t, err := os.CreateTemp(filepath.Dir(path), ".resolv.conf-picket-")
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return os.WriteFile(path, text, 0o644)
+	}
 	if err != nil {
 		return err
 	}
@@ -189,6 +217,9 @@ func copyFile(from, to string) error {
 	}
 	if err := os.WriteFile(to, text, info.Mode().Perm()); err != nil {
 		return err
+	}
+	if now, err := os.Stat(to); err == nil && now.Mode().Perm() == info.Mode().Perm() {
+		return nil
 	}
 	return os.Chmod(to, info.Mode().Perm())
 }

@@ -193,6 +193,44 @@ func TestFileThatIsMounted(t *testing.T) {
 	}
 }
 
+// TestFileInTheUnit: /etc cannot be written but for this file, as our systemd unit has it. The link stays, and what it leads to comes back.
+func TestFileInTheUnit(t *testing.T) {
+	dir := root(t, "")
+	etc, conf := filepath.Join(dir, "etc"), filepath.Join(dir, resolvPath)
+	target, state := filepath.Join(dir, "run/resolv.conf"), filepath.Join(dir, "var/lib/picket")
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, target, "nameserver 192.0.2.1\n")
+	if err := os.Chmod(target, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("../run/resolv.conf", conf); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount(etc, etc, "", syscall.MS_BIND, ""); err != nil {
+		t.Skipf("needs to mount: %v", err)
+	}
+	defer syscall.Unmount(etc, syscall.MNT_DETACH)
+	if err := syscall.Mount("", etc, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Skipf("needs to mount: %v", err)
+	}
+	before := trace(t, etc) + trace(t, filepath.Join(dir, "run"))
+	h := openHost(t, dir)
+	if st := h.Apply(wanted); st.Trouble != "" || !strings.Contains(string(readSome(target)), "127.0.112.105") || !strings.Contains(st.Changed[0], keptPath) {
+		t.Fatalf("%+v", st)
+	}
+	if u := h.Upstreams(); len(u) != 1 || u[0].Addr() != netip.MustParseAddr("192.0.2.1") {
+		t.Errorf("asked otherwise: %v", u)
+	}
+	if err := openHost(t, dir).Restore(); err != nil {
+		t.Error(err)
+	}
+	if after := trace(t, etc) + trace(t, filepath.Join(dir, "run")); after != before || trace(t, state) != "" {
+		t.Errorf("before:\n%safter:\n%s%s", before, after, trace(t, state))
+	}
+}
+
 // TestFileThatCannotBeWritten is left as it is.
 func TestFileThatCannotBeWritten(t *testing.T) {
 	dir := root(t, "")

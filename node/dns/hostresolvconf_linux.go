@@ -65,7 +65,8 @@ func (r *resolvconfMode) run(stdin string, args ...string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), resolvconfTime)
 	defer cancel()
-	c := exec.CommandContext(ctx, program, args...)
+	// Our service has a mask of its own, but what resolvconf writes is for everybody.
+	c := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", `umask 022 && exec "$0" "$@"`, program}, args...)...)
 	c.Stdin, c.Env, c.Dir = strings.NewReader(stdin), []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, "/"
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out[:min(len(out), 300)]))
