@@ -80,7 +80,10 @@ func (f *fileMode) before() string {
 func (f *fileMode) keep() error {
 	path, before, kept := f.host.path(resolvPath), f.host.path(beforePath), f.host.path(keptPath)
 	for _, old := range []string{before, kept} {
-		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(old); err != nil {
+			continue // there is none
+		}
+		if err := os.Remove(old); err != nil {
 			return err
 		}
 	}
