@@ -273,14 +273,14 @@ func TestNoLoop(t *testing.T) {
 	if got := asked(t, r, "www.example.org.", mdns.TypeA); got != "SERVFAIL" {
 		t.Error(got)
 	}
-	var back *Resolver
+	var back atomic.Pointer[Resolver]
 	e := startElsewhere(t, func(q *mdns.Msg, _ string) *mdns.Msg {
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		defer cancel()
-		return back.Exchange(ctx, q).Msg
+		return back.Load().Exchange(ctx, q).Msg
 	})
-	back = resolverFor(e)
-	if got := asked(t, back, "www.example.org.", mdns.TypeA); got != "SERVFAIL" {
+	back.Store(resolverFor(e))
+	if got := asked(t, back.Load(), "www.example.org.", mdns.TypeA); got != "SERVFAIL" {
 		t.Error(got)
 	}
 	if n := e.udp.Load() + e.tcp.Load(); n > 4 {
