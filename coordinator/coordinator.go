@@ -53,6 +53,7 @@ type Config struct {
 	Lease                     time.Duration // 0: DefaultLease; at most protocol.MaxLease
 	Reflectors                []protocol.Reflector
 	Relay                     bool          // the coordinator itself relays
+	Domain                    string        // of nodes' names, as protocol.CheckNetworkDomain takes it; empty: as it was, at first DefaultDomain
 	Overlay4, Overlay6        netip.Prefix  // IPv4 of /8 to /30, IPv6 of /8 to /96
 	UserNodeLife, TagNodeLife time.Duration // 0: the defaults
 	Passwords                 PasswordCost  // zero: 64 MiB, 3 passes
@@ -117,6 +118,9 @@ func New(ctx context.Context, config Config) (*Coordinator, error) {
 	if err := c.noteNetwork(ctx); err != nil {
 		return nil, fmt.Errorf("note what maps say of the network: %w", err)
 	}
+	if err := c.noteDomain(ctx); err != nil {
+		return nil, fmt.Errorf("change the network's domain: %w", err)
+	}
 	c.began, c.bound = time.Now(), c.now().Add(config.Lease)
 	if config.Breaker.Off {
 		c.log.Warn("the policy breaker is off: a commit takes effect at once, however much it cuts")
@@ -134,6 +138,8 @@ func (config *Config) check() error {
 		return fmt.Errorf("%q is no network id", config.Network)
 	case len(config.Salt) < 16:
 		return errors.New("a salt of at least 16 bytes is needed")
+	case config.Domain != "" && protocol.CheckNetworkDomain(config.Domain) != nil:
+		return fmt.Errorf("%q cannot be the network's domain: %v", config.Domain, protocol.CheckNetworkDomain(config.Domain))
 	case !config.Overlay4.Addr().Is4() || config.Overlay4.Bits() < 8 || config.Overlay4.Bits() > 30 || protocol.CheckPrefix(config.Overlay4) != nil:
 		return fmt.Errorf("the IPv4 overlay %s must be a range of /8 to /30 without host bits", config.Overlay4)
 	case !config.Overlay6.Addr().Is6() || config.Overlay6.Bits() < 8 || config.Overlay6.Bits() > 96 || protocol.CheckPrefix(config.Overlay6) != nil:

@@ -32,6 +32,11 @@ func (w *world) follow(old *world, changed []acl.NodeID) bool {
 	old.mu.Lock()
 	defer old.mu.Unlock()
 	w.maps, w.prior = old.maps.copied(), old.prior.copied()
+	if w.dns != old.dns {
+		for id := range w.nodes.all() {
+			w.outdate(id)
+		}
+	}
 	for _, id := range slices.Concat(touched, ended) {
 		w.outdate(id)
 	}

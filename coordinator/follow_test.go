@@ -52,7 +52,7 @@ func TestFollowedWorldIsTheWholeOne(t *testing.T) {
 	node := func(id, tag string, last byte) NodeRow {
 		return NodeRow{ID: acl.NodeID(id), Name: id, Device: key.DevicePublic{last}, Expires: time.Unix(1_800_000_000, 0), Tags: []string{tag}, Certificate: []byte{1}, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{100, 64, 0, last})}}
 	}
-	before := snapshot{generation: 2, since: whole, policy: &policy, nodes: []NodeRow{node("web", "tag:web", 1), node("db", "tag:db", 2), node("x1", "tag:x", 3), node("x2", "tag:x", 4)}}
+	before := snapshot{generation: 2, since: whole, policy: &policy, dns: &DNSRow{Domain: DefaultDomain}, nodes: []NodeRow{node("web", "tag:web", 1), node("db", "tag:db", 2), node("x1", "tag:x", 3), node("x2", "tag:x", 4)}}
 	laptop := node("laptop", "", 6)
 	laptop.Tags, laptop.Owner = nil, "u"
 	before.nodes, before.users = append(before.nodes, laptop), []UserRow{{ID: "u", Login: "alice@example.com", Role: RoleMember}}
@@ -70,6 +70,10 @@ func TestFollowedWorldIsTheWholeOne(t *testing.T) {
 		"a person's role":       func(s *snapshot) { s.users[0].Role = RoleAdmin },
 		"a person's login":      func(s *snapshot) { s.users[0].Login = "alice@example.org" },
 		"the policy's commit":   func(s *snapshot) { p := policy; p.Generation, p.Commit, s.policy = 3, "0123", &p },
+		"a record for a node": func(s *snapshot) {
+			s.dns = &DNSRow{Domain: DefaultDomain, DNS: protocol.DNS{Records: []protocol.Record{{Name: "pg.example.com", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{100, 64, 0, 2})}}}}}
+		},
+		"the network's domain": func(s *snapshot) { s.dns = &DNSRow{Domain: "example.internal"} },
 	} {
 		s := before
 		s.nodes, s.users = append([]NodeRow(nil), before.nodes...), append([]UserRow(nil), before.users...)
@@ -84,7 +88,7 @@ func TestFollowedWorldIsTheWholeOne(t *testing.T) {
 			}
 		}
 		was, _ := old.maps.get("x2")
-		if now, _ := followed.maps.get("x2"); (now == was) == (name == "the policy's commit" || name == "a node changes tag" || strings.HasPrefix(name, "a person's")) {
+		if now, _ := followed.maps.get("x2"); (now == was) == (name == "the policy's commit" || name == "a node changes tag" || name == "a record for a node" || name == "the network's domain" || strings.HasPrefix(name, "a person's")) {
 			t.Errorf("%s: the map of x2 is taken over: %v", name, now == was)
 		}
 	}

@@ -20,6 +20,8 @@ func TestHostLabel(t *testing.T) {
 		"\x00\x07\x1b":             "node",
 		"日本語":                      "node",
 		"localhost":                "node",
+		"wpad":                     "node",
+		"ISATAP.example.com":       "node",
 		"localhost.localdomain":    "node",
 		"n0123456789abcdef":        "node", // could be taken for an id
 		"laptop":                   "laptop",

@@ -74,7 +74,7 @@ func (c *Coordinator) makeMap(w *world, n *NodeRow, prior *nodeMap) *nodeMap {
 	m := &nodeMap{peers: content.Peers}
 	if m.err = m.encode(content, prior); m.err != nil {
 		c.log.Error("a node's map cannot be made: it gets an empty one", "node", n.ID, "generation", w.generation, "err", m.err)
-		content.Peers, content.Rules, content.Denies, content.Relays, m.peers = nil, nil, nil, nil, nil
+		content.Peers, content.Rules, content.Denies, content.Relays, content.DNS, m.peers = nil, nil, nil, nil, protocol.DNS{}, nil
 		m.entries, m.err = content.Encode()
 	}
 	m.digest = protocol.Digest(m.entries)
@@ -84,7 +84,7 @@ func (c *Coordinator) makeMap(w *world, n *NodeRow, prior *nodeMap) *nodeMap {
 // encode is content.Encode, but takes over from prior, which may be nil, the entries of peers that are as they were: one node's change
 // then costs its peers one entry each, instead of all of theirs.
 func (m *nodeMap) encode(content protocol.Content, prior *nodeMap) error {
-	kept := make(protocol.Entries, len(content.Peers)+len(content.Rules)+2)
+	kept := make(protocol.Entries, len(content.Peers)+len(content.Rules)+3)
 	var changed []protocol.Peer
 	m.before(prior, func(p, was *protocol.Peer) {
 		if was != nil && samePeer(was, p) {
@@ -120,7 +120,7 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 		},
 		Network: c.config.network(),
 	}
-	content.Network.Policy = w.current.info()
+	content.Network.Policy, content.Network.Domain = w.current.info(), w.dns.Domain
 	if !reachable(n) {
 		return content
 	}
@@ -136,6 +136,7 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 		content.Peers[i] = w.peer(s)
 	}
 	slices.SortFunc(content.Peers, func(a, b protocol.Peer) int { return compareIDs(a.Node, b.Node) })
+	content.DNS = w.dnsFor(&content, content.Network.Overlay)
 	return content
 }
 

@@ -33,7 +33,7 @@ func hostLabel(hostname string) string {
 		}
 	}
 	label := strings.Trim(b.String(), "-")
-	if label == "" || label == "localhost" || likeID.MatchString(label) {
+	if label == "" || protocol.ReservedName(label) || likeID.MatchString(label) {
 		return "node"
 	}
 	return label
@@ -44,7 +44,7 @@ func checkLabel(name string) error {
 	if protocol.CheckName(name) != nil {
 		return refuse(CodeInvalid, "%q is no name for a node: use 1 to 63 letters a-z, digits and hyphens, with no hyphen at either end", oneLine(name, 80))
 	}
-	if name == "localhost" || likeID.MatchString(name) {
+	if protocol.ReservedName(name) || likeID.MatchString(name) {
 		return refuse(CodeInvalid, "%q would be taken for something else: choose another name", name)
 	}
 	return nil

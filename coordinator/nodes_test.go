@@ -27,6 +27,7 @@ func TestRenameRefuses(t *testing.T) {
 		"ä":                     coordinator.CodeInvalid,
 		strings.Repeat("a", 64): coordinator.CodeInvalid,
 		"localhost":             coordinator.CodeInvalid,
+		"wpad":                  coordinator.CodeInvalid,
 		"n0123456789abcdef":     coordinator.CodeInvalid,
 		"b":                     coordinator.CodeConflict,
 	} {

@@ -26,6 +26,7 @@ const (
 	rightRelays         right = "manage relays"
 	rightReadPolicy     right = "read the policy"
 	rightLoadPolicy     right = "load the policy"
+	rightDNS            right = "see and set what is said about names"
 	rightReadFlows      right = "see which flows are live"
 	rightReadDirectory  right = "read who and what exists"
 	rightAskWhy         right = "ask about others' flows"
@@ -60,6 +61,7 @@ var rights = map[right]row{
 	rightReadDirectory:  {all, all, none, all},
 	rightReadPolicy:     {all, all, none, all},
 	rightLoadPolicy:     {all, all, none, none},
+	rightDNS:            {all, all, none, none},
 	rightReadFlows:      {all, all, none, all},
 	rightAskWhy:         {all, all, none, none},
 	rightEnforcement:    {all, all, own, none},

@@ -15,6 +15,7 @@ type snapshot struct {
 	revision   int64
 	since      int64      // what changed after this revision; whole, when it is everything
 	policy     *PolicyRow // nil: the one there was
+	dns        *DNSRow    // nil: what there was
 	users      []UserRow
 	usersGone  []acl.UserID
 	nodes      []NodeRow  // also tombstones, unless it is whole
@@ -49,6 +50,9 @@ func (s *snapshot) readAll(tx ReadTx) (err error) {
 	if err = s.readPolicy(tx); err != nil {
 		return err
 	}
+	if err = s.readDNS(tx); err != nil {
+		return err
+	}
 	if s.users, err = tx.Users(); err != nil {
 		return err
 	}
@@ -62,10 +66,21 @@ func (s *snapshot) readChanges(tx ReadTx, since int64) error {
 		return err
 	}
 	s.since, s.users, s.usersGone, s.nodes = since, changes.Users, changes.UsersGone, changes.Nodes
+	if changes.DNS {
+		if err := s.readDNS(tx); err != nil {
+			return err
+		}
+	}
 	if changes.Policy {
 		return s.readPolicy(tx)
 	}
 	return nil
+}
+
+func (s *snapshot) readDNS(tx ReadTx) error {
+	d, err := readDNS(tx)
+	s.dns = &d
+	return err
 }
 
 func (s *snapshot) readPolicy(tx ReadTx) error {

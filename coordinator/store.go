@@ -45,6 +45,7 @@ type ReadTx interface {
 	tokenReader
 	relayReader
 	policyReader
+	dnsReader
 	auditReader
 	receiptReader
 }
@@ -61,6 +62,7 @@ type Tx interface {
 	tokenWriter
 	relayWriter
 	policyWriter
+	dnsWriter
 	auditWriter
 	receiptWriter
 }
@@ -85,10 +87,11 @@ type Changes struct {
 	UsersGone []acl.UserID
 	Nodes     []NodeRow // also tombstones
 	Policy    bool      // a policy was written or forgotten
+	DNS       bool
 }
 
 type changeReader interface {
-	// Revision rises with every write to a user, a node, its addresses or a policy, in the write's own transaction, also with one that raises
+	// Revision rises with every write to a user, a node, its addresses, a policy or what is said about names, in the write's own transaction, also with one that raises
 	// no generation. It is the store's to see to that, not its callers'.
 	Revision() (int64, error)
 	// ChangedSince is what makes what was read at an earlier revision of this store into what is there now. Its cost is that of the rows in it.

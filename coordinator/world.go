@@ -21,6 +21,7 @@ type world struct {
 	current    PolicyRow // zero when there never was a policy
 	policy     *acl.Policy
 	relays     []RelayRow // by name
+	dns        *DNSRow    // shared between worlds; never written
 	*roster
 	compiled *acl.Compiled
 
@@ -54,6 +55,9 @@ func (c *Coordinator) build(s snapshot, old *world) (w *world, changed []acl.Nod
 		w.current = *s.policy
 	} else {
 		w.current = old.current
+	}
+	if w.dns = s.dns; w.dns == nil {
+		w.dns = old.dns
 	}
 	var users bool
 	if s.isWhole() {

@@ -60,7 +60,9 @@ var homes = map[string][]string{
 	"github.com/urfave/cli/v2":          {"cmd/*"},
 	"github.com/go-git/go-git":          {"coordinator/gitpolicy"},
 	"modernc.org/sqlite":                {"coordinator/sqlite"},
-	"github.com/tailscale/hujson":       {"acl", "acl/*"},
+	"github.com/tailscale/hujson":       {"acl", "acl/*", "coordinator/dnsfile"},
+	"github.com/miekg/dns":              {"node/dns", "integration/*"},
+	"github.com/godbus/dbus":            {"node/dns"},
 	"github.com/rogpeppe/go-internal":   {"cmd/picket"},
 }
 

@@ -290,10 +290,13 @@ func (v *view) pathTo(a netip.Addr) string {
 // overlayNetwork is what the proxies dial.
 type overlayNetwork struct{ n *Node }
 
-// Resolve knows the names of peers that are used, and nothing else.
+// Resolve knows the names of peers that are used, short and whole, and the operator's records.
 func (o overlayNetwork) Resolve(name string) (netip.Addr, error) {
 	v := o.n.view.Load()
-	p, err := v.find(strings.TrimSuffix(name, "."))
+	p, err := v.find(v.relative(name))
+	if a := o.n.names.Addresses(name); err != nil && len(a) > 0 { // a record
+		return a[0], nil
+	}
 	if err != nil {
 		return netip.Addr{}, err
 	}

@@ -172,6 +172,7 @@ func (n *Node) apply() (cut int, err error) {
 		return 0, err
 	}
 	n.map_.inForce = true
+	n.map_.applied++
 	n.takeFlows()
 	if err := n.id.meet(j.met); err != nil {
 		n.noteSave(err)

@@ -171,6 +171,9 @@ func (o *fakeOverlay) Rekey(k key.TunnelPrivate) (*wgtun.Rekeying, error) {
 	o.rekeyed = append(o.rekeyed, k)
 	return new(wgtun.Rekeying), o.rekeyErr
 }
+func (o *fakeOverlay) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	return o.Dial(ctx, to)
+}
 func (o *fakeOverlay) Interface() string { return "picket0" }
 func (o *fakeOverlay) Recent(limit int, want func(*filter.Flow) bool) filter.Recent {
 	return o.traffic.Recent(limit, want)

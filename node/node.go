@@ -23,6 +23,7 @@ import (
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
 	"picket.internal/node/control"
+	"picket.internal/node/dns"
 	"picket.internal/node/hostnet"
 	"picket.internal/node/localapi"
 	"picket.internal/node/portmap"
@@ -40,11 +41,19 @@ type Config struct {
 	Socket    net.Listener // for the command line; Run closes it
 	SOCKS5    net.Listener // on loopback; nil for none; Run closes it
 	HTTPProxy net.Listener // on loopback; nil for none; Run closes it
+	// DNS answers the host's programs; the zero one answers `picket dns query` and the proxies alone.
+	DNS DNS
 	// Loopback tells the coordinator loopback addresses, too: for several nodes on one host.
 	Loopback bool
 	// PortMapping asks the default gateway to lead a port to the tunnel.
 	PortMapping bool
 	Logger      *slog.Logger
+}
+
+// DNS says how the host's programs are to learn of peers' names.
+type DNS struct {
+	Host   dns.Host       // nil for none
+	Listen netip.AddrPort // the zero one for none
 }
 
 // Node is the agent.
@@ -58,6 +67,7 @@ type Node struct {
 	// capturing holds one for each Capture that runs.
 	capturing chan struct{}
 	tasks     sync.WaitGroup
+	names     *dns.Service
 
 	// owned by Run
 	id       *identity
@@ -77,6 +87,7 @@ type Node struct {
 	changed  chan struct{}   // of one: the host's network has changed, or is to be looked at again
 	mapper   *portmap.Mapper // nil: the gateway is asked for nothing
 	timer    *time.Timer     // of the next deadline
+	told     told            // to names
 	blocked  bool            // an overlay that is closed may have left the host as it was
 }
 
@@ -87,6 +98,7 @@ type mapState struct {
 	hints   map[acl.NodeID]protocol.Hint
 	caught  map[acl.NodeID]bypass // nil while there is none
 	inForce bool                  // the tunnel was given it
+	applied uint64                // how often it was given one
 	owed    time.Time             // when the map came for which a receipt is owed; zero when none is
 	took    time.Duration         // from then until it was in force
 }
@@ -138,6 +150,10 @@ func New(c Config) (*Node, error) {
 	if c.PortMapping {
 		n.mapper = n.newMapper()
 	}
+	if c.DNS.Host == nil {
+		c.DNS.Host = dns.NoHost("the agent was not told to change anything")
+	}
+	n.names = dns.NewService(dns.Config{Host: c.DNS.Host, Listen: c.DNS.Listen, Dial: n.dialResolver, Logger: c.Logger})
 	if err := n.loadMap(); err != nil {
 		return nil, err
 	}
@@ -198,6 +214,7 @@ func (n *Node) startTasks(ctx context.Context, fail context.CancelCauseFunc, cha
 	if n.mapper != nil {
 		start(func() error { return n.mapper.Run(ctx) })
 	}
+	start(func() error { return n.names.Run(ctx) })
 	if l := n.config.SOCKS5; l != nil {
 		start(func() error { return proxy.NewSOCKS5(overlayNetwork{n}, n.log).Serve(ctx, l) })
 	}

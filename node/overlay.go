@@ -50,6 +50,8 @@ type overlay interface {
 	// Unready lists the peers in use that do not know the next tunnel key, Rekey takes it up.
 	Unready(next key.TunnelPublic) []acl.NodeID
 	Rekey(key.TunnelPrivate) (*wgtun.Rekeying, error)
+	// DialUDP is Dial for datagrams.
+	DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	// Interface is the name of the host's network interface, "" when there is none.
 	Interface() string
 	traffic

@@ -144,4 +144,9 @@ func (o *tunOverlay) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, err
 	return d.DialContext(ctx, "tcp", to.String())
 }
 
+func (o *tunOverlay) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "udp", to.String())
+}
+
 func (o *tunOverlay) Interface() string { return o.name }

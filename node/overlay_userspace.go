@@ -69,4 +69,8 @@ func (o *userspaceOverlay) Dial(ctx context.Context, to netip.AddrPort) (net.Con
 	return o.stack.Dial(ctx, "tcp", to)
 }
 
+func (o *userspaceOverlay) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	return o.stack.Dial(ctx, "udp", to)
+}
+
 func (o *userspaceOverlay) Interface() string { return "" }

@@ -104,6 +104,9 @@ func (n *Node) prepareUp(run context.Context, u localapi.Up, join protocol.Join)
 	if err := n.setRotation(u.RotateKeys); err != nil {
 		return nil, err
 	}
+	if err := n.setDNS(u.DNS); err != nil {
+		return nil, err
+	}
 	if n.id.admitted() {
 		return nil, n.startUp(run)
 	}

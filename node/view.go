@@ -9,6 +9,7 @@ import (
 
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
+	"picket.internal/node/dns"
 	"picket.internal/node/localapi"
 	"picket.internal/node/statefile"
 	"picket.internal/wgtun/key"
@@ -17,6 +18,7 @@ import (
 // view is the node's state at one moment, for whoever asks. It is never changed; over is closed when a newer one is there.
 type view struct {
 	over     chan struct{}
+	names    *dns.Service
 	state    localapi.State
 	version  string
 	id       statefile.Node // without private halves
@@ -36,8 +38,9 @@ type view struct {
 // publish makes the state as it is now the one that others see.
 func (n *Node) publish() {
 	n.useRelays()
+	n.tellNames()
 	v := &view{
-		over: make(chan struct{}), state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
+		over: make(chan struct{}), names: n.names, state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
 		online: make(map[acl.NodeID]bool), caught: maps.Clone(n.map_.caught), trouble: n.trouble, contact: n.contact, login: n.login, leaseEnd: n.leaseEnd(), offset: n.clock.offset,
 	}
 	v.key = n.id.node.Tunnel.Public()
@@ -150,10 +153,17 @@ func (v *view) warnings() []string {
 		out = append(out, v.caught[node].sentence(cmp.Or(names[node], string(node))))
 	}
 	for _, s := range v.held.content.Skipped {
+		if s.ID == "dns" {
+			out = append(out, "what the coordinator says about names is not used: "+protocol.Printable(s.Reason))
+			continue
+		}
 		out = append(out, fmt.Sprintf("%s of the policy allows nothing here: %s", protocol.Printable(string(s.ID)), protocol.Printable(s.Reason)))
 	}
 	if v.trouble.forwarding != "" {
 		out = append(out, v.trouble.forwarding)
+	}
+	if t := v.dns().Trouble; t != "" {
+		out = append(out, t)
 	}
 	out = append(out, v.exitTroubles()...)
 	if self := v.held.content.Self; self.Quarantined {
@@ -169,7 +179,7 @@ func (v *view) status() localapi.Status {
 		State: v.state, Problem: v.problem(), Version: v.version, Coordinator: v.id.URL, Connected: v.contact.connected, LastContact: v.contact.last,
 		Network: string(v.id.Network), Node: v.id.Node, Name: self.Name, Owner: self.Login, Tags: self.Tags, Addresses: self.Addresses,
 		Generation: v.held.header.Generation, LeaseEnds: v.leaseEnd, Expires: self.Expires, Quarantined: self.Quarantined,
-		Policy: policyName(network.Policy), Peers: len(v.judged.peers), Warnings: v.warnings(), Routing: v.routing(), TunnelKey: v.rotationState(),
+		Policy: policyName(network.Policy), Peers: len(v.judged.peers), Warnings: v.warnings(), Routing: v.routing(), TunnelKey: v.rotationState(), DNS: v.dns(),
 	}
 	if v.login != nil {
 		s.LoginURL, s.LoginCode = v.login.URL, v.login.Code

@@ -53,6 +53,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			tokensCommand(),
 			relaysCommand(),
 			policyCommand(),
+			dnsCommand(),
 			auditCommand(),
 			versionCommand(),
 			cliflags.Completion("picket-coordinator"),

@@ -132,7 +132,7 @@ func openPolicy(p policySettings, dir string) (source, error) {
 func newCoordinator(ctx context.Context, s settings, dir *keydir.Dir, store *sqlite.Store, policy source, reflectors *reflector.Server) (*coordinator.Coordinator, error) {
 	config := coordinator.Config{
 		Store: store, Key: dir.Key, Network: dir.Network, Salt: dir.Salt, URL: s.url.String(),
-		PolicyPoll: s.policy.poll, Breaker: s.policy.breaker, Lease: s.lease, Relay: s.relay, Overlay4: s.overlay4, Overlay6: s.overlay6, Logger: s.logger,
+		PolicyPoll: s.policy.poll, Breaker: s.policy.breaker, Lease: s.lease, Relay: s.relay, Overlay4: s.overlay4, Overlay6: s.overlay6, Domain: s.domain, Logger: s.logger,
 	}
 	for _, port := range reflectors.Ports() {
 		config.Reflectors = append(config.Reflectors, protocol.Reflector{Port: port})

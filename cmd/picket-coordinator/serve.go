@@ -17,6 +17,7 @@ import (
 	"picket.internal/cmd/internal/cliflags"
 	"picket.internal/coordinator"
 	"picket.internal/coordinator/clientaddr"
+	"picket.internal/coordinator/protocol"
 )
 
 func serveCommand() *cli.Command {
@@ -61,6 +62,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "webhook-secret", Usage: "`FILE` with the secret of the Git host's webhook, which goes to URL/picket/v1/webhook"},
 		&cli.StringFlag{Name: "addresses4", Value: "100.64.0.0/10", Usage: "overlay IPv4 `RANGE`; it can only grow once nodes have addresses from it"},
 		&cli.StringFlag{Name: "addresses6", Value: "fd70:696b:6574::/48", Usage: "overlay IPv6 `RANGE`"},
+		&cli.StringFlag{Name: "domain", Usage: "nodes are called NAME.`DOMAIN`; it is kept (default: as it was, at first " + coordinator.DefaultDomain + ")"},
 		&cli.DurationFlag{Name: "lease", Value: 12 * time.Hour, Usage: "nodes go on for `TIME` without hearing from the coordinator"},
 		&cli.StringSliceFlag{Name: "reflect-listen", Value: cli.NewStringSlice(reflectPorts...), Usage: "tell nodes at this UDP `ADDRESS` where they are seen from (STUN; repeat for more, two show what a NAT does); off: at none"},
 		&cli.StringFlag{Name: "relay", Value: "on", Usage: "carry what nodes without a direct path to each other send, sealed as it is, over the port of --listen: `on` or off"},
@@ -78,6 +80,7 @@ type settings struct {
 	policy             policySettings
 	webhookSecret      []byte
 	overlay4, overlay6 netip.Prefix
+	domain             string // empty: as it was
 	lease              time.Duration
 	reflect            reflectSettings
 	relay              bool
@@ -113,7 +116,7 @@ func serveAction(c *cli.Context) error {
 }
 
 func readSettings(c *cli.Context) (settings, error) {
-	s := settings{dir: c.String("dir"), listen: c.String("listen"), lease: c.Duration("lease")}
+	s := settings{dir: c.String("dir"), listen: c.String("listen"), lease: c.Duration("lease"), domain: c.String("domain")}
 	s.tls = tlsSettings{c.String("tls-cert"), c.String("tls-key"), c.String("acme-domain")}
 	s.policy = policySettings{
 		repo: c.String("policy-repo"), branch: c.String("policy-branch"), path: c.String("policy-path"), file: c.String("policy-file"),
@@ -136,6 +139,7 @@ func readSettings(c *cli.Context) (settings, error) {
 		},
 		func() error { s.relay, err = readSwitch("--relay", c.String("relay")); return err },
 		func() error { s.logger, err = newLogger(c.App.ErrWriter, c.String("log-level")); return err },
+		func() error { return checkDomain(s.domain) },
 		func() error { return atLeast("--lease", s.lease, time.Second) },
 		func() error { return atLeast("--policy-poll", s.policy.poll, time.Second) },
 	} {
@@ -151,6 +155,16 @@ func readSwitch(flag, text string) (bool, error) {
 		return false, &usageError{fmt.Sprintf("%s %q is neither on nor off", flag, text)}
 	}
 	return text == "on", nil
+}
+
+func checkDomain(domain string) error {
+	if domain == "" {
+		return nil
+	}
+	if err := protocol.CheckNetworkDomain(domain); err != nil {
+		return &usageError{fmt.Sprintf("--domain %q is %v: write it like corp.example.com or picket.internal, in lower case", domain, err)}
+	}
+	return nil
 }
 
 func atLeast(flag string, d, least time.Duration) error {

@@ -93,6 +93,11 @@ func (a agent) unit(program string) (string, error) {
 			args = append(args, more[0], more[1])
 		}
 	}
+	if a.dns == "off" {
+		args = append(args, "--dns", "off")
+	} else if a.tun != node.Userspace {
+		args = append(args, "--dns", "on") // the unit sees no other process, and could not tell whose /etc it is
+	}
 	for _, word := range args {
 		if strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._:@=+[]-") != "" {
 			return "", fmt.Errorf("%q holds a character that a systemd unit would read otherwise: use letters, digits and / . _ : - only", word)
@@ -101,6 +106,9 @@ func (a agent) unit(program string) (string, error) {
 	places := "ReadWritePaths=-" + filepath.Dir(a.state) + " -" + filepath.Dir(a.socket) + " -/run/wireguard\n"
 	if a.state == systemState && a.socket == systemSocket {
 		places = "StateDirectory=picket\nStateDirectoryMode=0700\nRuntimeDirectory=picket wireguard\nRuntimeDirectoryMode=0755\nRuntimeDirectoryPreserve=yes\n"
+	}
+	if a.dns != "off" && a.tun != node.Userspace {
+		places += "ReadWritePaths=-/etc/resolv.conf -/run/resolvconf\n"
 	}
 	return `[Unit]
 Description=Picket node agent
@@ -142,13 +150,13 @@ WantedBy=multi-user.target
 
 const noSystemd = "systemd does not run this system: start `picket run` from its own service manager (picket install --print shows how it is meant to run)"
 
-// capabilities are what the service keeps of root's: the interface with its routes and guard, and a low port where one is asked for.
+// capabilities are what the service keeps of root's: the interface with its routes and guard, and a low port for the resolver, or where one is asked for.
 func (a agent) capabilities() string {
 	var keep []string
 	if a.tun != node.Userspace {
 		keep = append(keep, "CAP_NET_ADMIN")
 	}
-	if a.port > 0 && a.port < 1024 {
+	if a.port > 0 && a.port < 1024 || a.dns != "off" && a.tun != node.Userspace {
 		keep = append(keep, "CAP_NET_BIND_SERVICE")
 	}
 	return strings.Join(keep, " ")

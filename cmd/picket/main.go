@@ -43,7 +43,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			upCommand(), setCommand(), downCommand(), logoutCommand(), rotateCommand(),
 			statusCommand(), peersCommand(), pingCommand(), netcheckCommand(), whyCommand(), trustCommand(),
-			flowsCommand(), denialsCommand(), captureCommand(),
+			flowsCommand(), denialsCommand(), captureCommand(), dnsCommand(),
 			aclCommand(), runCommand(), installCommand(), uninstallCommand(),
 			versionCommand(), cliflags.Completion("picket"),
 		},

@@ -30,6 +30,7 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "tun", Value: usualTUN(), Usage: "the network interface's `NAME`, or \"userspace\" for none (needs no privilege)"},
 		&cli.UintFlag{Name: "port", Usage: "the UDP `PORT` for the tunnel; 0 lets the system choose"},
 		&cli.StringFlag{Name: "mtu", Value: strconv.Itoa(node.LeastMTU), Usage: "the interface's `MTU`, in bytes; above 1280 the path to each peer is measured; \"auto\" for what this host's links carry"},
+		&cli.StringFlag{Name: "dns", Value: "auto", Usage: "auto: bring this machine's resolver to ask for peers, unless /etc may be another network's; on: in any case; `off`: never, whatever picket up says"},
 		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP; no UDP), such as 127.0.0.1:1080"},
 		&cli.StringFlag{Name: "http-proxy", Usage: "lead local programs into the overlay by HTTP CONNECT at `ADDR`, such as 127.0.0.1:8118"},
 		&cli.StringFlag{Name: "port-mapping", Value: "on", Usage: "ask the default gateway to lead a port here (PCP, NAT-PMP, UPnP): `on|off`"},
@@ -64,6 +65,7 @@ type agent struct {
 	mtu                              int
 	level                            slog.Level
 	loopback, mapPort                bool
+	dns                              string // auto, on or off
 }
 
 func checkAgent(c *cli.Context) (a agent, err error) {
@@ -85,6 +87,9 @@ func checkAgent(c *cli.Context) (a agent, err error) {
 	}
 	if a.mtu, err = readMTU(c); err != nil {
 		return a, err
+	}
+	if a.dns = c.String("dns"); a.dns != "auto" && a.dns != "on" && a.dns != "off" {
+		return a, cliflags.Usage(c, "--dns %q is none of auto, on, off", a.dns)
 	}
 	if a.state == "" || a.socket == "" {
 		return a, cliflags.Usage(c, "--state and --socket must not be empty")
@@ -163,9 +168,10 @@ func (a agent) serve(ctx context.Context, state *statefile.Dir, version string, 
 			return err
 		}
 	}
+	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level}))
 	n, err := node.New(node.Config{
 		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback, PortMapping: a.mapPort,
-		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level})),
+		DNS: hostDNS(a.tun, a.dns, logger), Logger: logger,
 	})
 	if err != nil {
 		closeAll()

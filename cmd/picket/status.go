@@ -67,10 +67,23 @@ func showStatus(w io.Writer, s localapi.Status, now time.Time) {
 		"Peers", fmt.Sprint(s.Peers),
 		"Live flows", fmt.Sprint(s.Flows),
 		"Refused", deniedText(s.Denied),
+		"Names", namesLine(s.DNS),
 	}, routingFields(s.Routing), []string{"Version", s.Version})...)
 	for _, warning := range s.Warnings {
 		fmt.Fprintf(w, "! %s\n", protocol.Printable(warning))
 	}
+}
+
+// namesLine says how names of peers are resolved; nothing where they are not, because the tunnel is down.
+func namesLine(d localapi.DNS) string {
+	if !d.On && !d.Off {
+		return ""
+	}
+	text := namesText(d)
+	if d.On && d.Mode != "" && d.Mode != "none" {
+		text += " (" + d.Mode + ")"
+	}
+	return text
 }
 
 func interfaceText(s localapi.Status) string {

@@ -33,6 +33,7 @@ func upCommand() *cli.Command {
 			&cli.StringFlag{Name: "auth-key", Usage: "join without a person, by this `KEY`: the key, file:PATH, or - for standard input"},
 			&cli.StringFlag{Name: "hostname", Usage: "ask to be called `NAME`"},
 			&cli.StringFlag{Name: "rotate-keys", Usage: "change the tunnel key every `TIME`, such as 24h (the default); off for picket rotate only"},
+			&cli.StringFlag{Name: "dns", Usage: "`on`: resolve names of peers by way of this machine's resolver; off: leave that as it is (default: as before, at first on)"},
 			jsonFlag(),
 		}, routingFlags()...)...),
 		Action: func(c *cli.Context) error {
@@ -60,12 +61,16 @@ func up(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	names, err := readOnOff(c, "dns")
+	if err != nil {
+		return err
+	}
 	agent := client(c)
 	talk := c.App.Writer
 	if c.Bool("json") {
 		talk = c.App.ErrWriter // standard output is for the answer
 	}
-	status, err := agent.Up(c.Context, localapi.Up{Coordinator: c.String("coordinator"), AuthKey: authKey, Hostname: c.String("hostname"), Routing: routing, RotateKeys: rotate},
+	status, err := agent.Up(c.Context, localapi.Up{Coordinator: c.String("coordinator"), AuthKey: authKey, Hostname: c.String("hostname"), Routing: routing, RotateKeys: rotate, DNS: names},
 		func(e localapi.UpEvent) { showEvent(talk, e) })
 	if errors.Is(err, context.Canceled) {
 		return errors.New("stopped before this node had joined: run picket up again")
@@ -78,6 +83,18 @@ func up(c *cli.Context) error {
 		return explain(err)
 	}
 	return show(c, status, func(w io.Writer) { welcome(w, status, peers) })
+}
+
+// readOnOff reads a flag that is on or off; nil when it was not given.
+func readOnOff(c *cli.Context, name string) (*bool, error) {
+	if !c.IsSet(name) {
+		return nil, nil
+	}
+	on := c.String(name) == "on"
+	if !on && c.String(name) != "off" {
+		return nil, cliflags.Usage(c, "--%s %q is neither on nor off", name, c.String(name))
+	}
+	return &on, nil
 }
 
 // maxAuthKey bounds what is read for a key, in bytes.
@@ -148,6 +165,9 @@ func welcome(w io.Writer, s localapi.Status, peers []localapi.Peer) {
 		}
 		pairs = append(pairs, text)
 	}
+	if s.DNS.On && s.DNS.Domain != "" && s.DNS.Mode != "none" {
+		pairs = append(pairs, "Names:", "NAME."+s.DNS.Domain)
+	}
 	fields(w, pairs...)
 	for _, warning := range s.Warnings {
 		fmt.Fprintf(w, "! %s\n", protocol.Printable(warning))
@@ -198,7 +218,7 @@ func downCommand() *cli.Command {
 				return err
 			}
 			if err := client(c).Down(c.Context); err != nil {
-				return explain(err)
+				return explain(restoreDNS(c.Context, c.App.ErrWriter, err))
 			}
 			fmt.Fprintln(c.App.Writer, "The tunnel is stopped; picket up starts it again.")
 			return nil

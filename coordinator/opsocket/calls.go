@@ -34,6 +34,12 @@ var (
 	RoutesRevoke  = Call[NodeRoutes, coordinator.Change]{"routes.revoke"}
 )
 
+// Calls about names.
+var (
+	DNSShow = Call[None, coordinator.DNSRow]{"dns.show"}
+	DNSSet  = Call[protocol.DNS, coordinator.Change]{"dns.set"}
+)
+
 // Calls about people.
 var (
 	UsersList   = Call[None, []coordinator.User]{"users.list"}

@@ -18,6 +18,7 @@ import (
 // maxRequest bounds a call's body, in bytes; maxPolicyRequest that of a call with a policy, of at most 1 MiB, in base64.
 const (
 	maxRequest       = 64 << 10
+	maxDNSRequest    = 2 << 20 // protocol.DNS at its bounds
 	maxPolicyRequest = 3 << 20 / 2
 )
 
@@ -38,6 +39,12 @@ type Routes interface {
 	Routes(context.Context, coordinator.Actor) ([]coordinator.RouteView, error)
 	ApproveRoutes(ctx context.Context, a coordinator.Actor, ref string, routes []netip.Prefix) (coordinator.Change, error)
 	RevokeRoutes(ctx context.Context, a coordinator.Actor, ref string, routes []netip.Prefix) (coordinator.Change, error)
+}
+
+// Names is what the socket needs for names.
+type Names interface {
+	DNS(context.Context, coordinator.Actor) (coordinator.DNSRow, error)
+	SetDNS(context.Context, coordinator.Actor, protocol.DNS) (coordinator.Change, error)
 }
 
 // People is what the socket needs for accounts.
@@ -88,6 +95,7 @@ type Policy interface {
 type API interface {
 	Nodes
 	Routes
+	Names
 	People
 	Keys
 	Tokens
@@ -107,6 +115,7 @@ func Handler(api API, url string, logger *slog.Logger) http.Handler {
 	s := &server{http.NewServeMux(), logger}
 	handleNodes(s, api)
 	handleRoutes(s, api)
+	handleNames(s, api)
 	handlePeople(s, api, url)
 	handleKeys(s, api)
 	handleTokens(s, api)
@@ -142,6 +151,15 @@ func handleRoutes(s *server, api Routes) {
 	})
 	handle(s, RoutesRevoke, func(ctx context.Context, a coordinator.Actor, r NodeRoutes) (coordinator.Change, error) {
 		return api.RevokeRoutes(ctx, a, r.Ref, r.Routes)
+	})
+}
+
+func handleNames(s *server, api Names) {
+	handle(s, DNSShow, func(ctx context.Context, a coordinator.Actor, _ None) (coordinator.DNSRow, error) {
+		return api.DNS(ctx, a)
+	})
+	handleUpTo(s, maxDNSRequest, DNSSet, func(ctx context.Context, a coordinator.Actor, d protocol.DNS) (coordinator.Change, error) {
+		return api.SetDNS(ctx, a, d)
 	})
 }
 

@@ -38,6 +38,7 @@ const (
 const (
 	entrySelf    = EntryID("self")
 	entryNetwork = EntryID("network")
+	entryDNS     = EntryID("dns")
 	peerPrefix   = "peer/"
 	rulePrefix   = "rule/"
 	denyPrefix   = Critical + "deny/"
@@ -48,21 +49,22 @@ const (
 type Content struct {
 	Self    Self
 	Network Network
+	DNS     DNS
 	Peers   []Peer     // sorted by node id
 	Rules   []acl.Rule // in policy file order
 	Denies  []acl.Rule // in policy file order
 	Relays  []Relay    // sorted by name
-	// Skipped are the rules that could not be read whole, and so allow nothing. Encode ignores it.
+	// Skipped are the rules that could not be read whole, and so allow nothing, and the entry "dns", likewise. Encode ignores it.
 	Skipped []SkippedRule
 }
 
-// SkippedRule is a rule that was left out. A rule with a member this build does not know is left out too: the member may restrict it.
+// SkippedRule is a rule, or the entry "dns", that was left out. A rule with a member this build does not know is left out too: the member may restrict it.
 type SkippedRule struct {
 	ID     EntryID
 	Reason string
 }
 
-// Encode turns content into entries: "self", "network", "peer/NODE" for each peer, "rule/0" and "!deny/0" and up in order, "relay/NAME" for each relay. It fails on content that
+// Encode turns content into entries: "self", "network", "dns" when it says something, "peer/NODE" for each peer, "rule/0" and "!deny/0" and up in order, "relay/NAME" for each relay. It fails on content that
 // Decode would refuse, so that a mistake stays at the coordinator.
 func (c Content) Encode() (Entries, error) {
 	count := len(c.Peers) + len(c.Rules) + len(c.Denies) + len(c.Relays) + 2
@@ -76,6 +78,10 @@ func (c Content) Encode() (Entries, error) {
 		return nil
 	}
 	err := first(add(entrySelf, c.Self), add(entryNetwork, c.Network))
+	if !c.DNS.IsZero() {
+		count++
+		err = first(err, c.DNS.Check(), add(entryDNS, c.DNS))
+	}
 	for _, p := range c.Peers {
 		err = first(err, add(EntryID(peerPrefix+string(p.Node)), p))
 	}
@@ -111,6 +117,8 @@ func Decode(e Entries) (Content, error) {
 			err = unmarshal(data, &c.Self, "self")
 		case string(entryNetwork):
 			err = unmarshal(data, &c.Network, "network")
+		case string(entryDNS):
+			c.takeDNS(id, data)
 		case peerPrefix:
 			err = c.addPeer(rest, data)
 		case relayPrefix:
@@ -204,6 +212,19 @@ func (c *Content) addPeer(node string, data []byte) error {
 	p.OS = Printable(p.OS) // the peer's own claim: it must not spoil the map, nor a terminal
 	c.Peers = append(c.Peers, p)
 	return nil
+}
+
+// takeDNS reads the entry "dns". One that this build cannot read whole says nothing: names do not open flows, and a map must not be refused
+// for them, because it may take something away.
+func (c *Content) takeDNS(id EntryID, data []byte) {
+	err := unmarshal(data, &c.DNS, "dns")
+	if err == nil {
+		err = c.DNS.Check()
+	}
+	if err != nil {
+		c.DNS = DNS{}
+		c.Skipped = append(c.Skipped, SkippedRule{ID: id, Reason: err.Error()})
+	}
 }
 
 func (c *Content) addRule(rules []numbered, id EntryID, place string, data []byte) []numbered {
@@ -305,6 +326,11 @@ func (n Network) check() error {
 	}
 	for _, p := range n.Overlay {
 		if err := CheckPrefix(p); err != nil {
+			return err
+		}
+	}
+	if n.Domain != "" {
+		if err := CheckNetworkDomain(n.Domain); err != nil {
 			return err
 		}
 	}

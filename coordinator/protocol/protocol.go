@@ -325,10 +325,10 @@ type Header struct {
 	NotAfter   time.Time  `json:"notAfter"`
 }
 
-// EntryID names an entry: "self", "peer/NODE", "rule/N", "network", "relay/NAME". See Critical for kinds to come.
+// EntryID names an entry: "self", "peer/NODE", "rule/N", "network", "dns", "relay/NAME". See Critical for kinds to come.
 type EntryID string
 
-// Entry is one piece of a map. Data is the JSON of Self, Peer, Rule (acl.Rule), Network or Relay; the digest is over these very bytes.
+// Entry is one piece of a map. Data is the JSON of Self, Peer, Rule (acl.Rule), Network, DNS or Relay; the digest is over these very bytes.
 type Entry struct {
 	ID   EntryID `json:"id"`
 	Data []byte  `json:"data"`
@@ -371,6 +371,7 @@ type Peer struct {
 type Network struct {
 	Overlay []netip.Prefix `json:"overlay"` // overlay ranges, IPv4 and IPv6
 	Policy  PolicyInfo     `json:"policy"`
+	Domain  string         `json:"domain,omitempty"` // of the nodes' names, as CheckNetworkDomain takes it; empty: they have none
 	// Reflectors tell nodes under which address the world sees them; at most MaxReflectors.
 	Reflectors []Reflector `json:"reflectors,omitempty"`
 }

@@ -13,10 +13,10 @@ import (
 	"picket.internal/wgtun/key"
 )
 
-// inWorld are the tables that Nodes, Users and Policy read; readWhole are read with every snapshot, whatever changed; all else that the file
+// inWorld are the tables that Nodes, Users, Policy and DNS read; readWhole are read with every snapshot, whatever changed; all else that the file
 // holds is unseen by maps.
 var (
-	inWorld   = []string{"users", "nodes", "addresses", "policies"}
+	inWorld   = []string{"users", "nodes", "addresses", "policies", "dns"}
 	readWhole = []string{"relays"}
 	unseen    = []string{
 		"network", "users_removed", "recovery_codes", "setup_tokens", "tries", "tickets", "auth_keys", "audit", "audit_hashes", "audit_checkpoint",
@@ -32,7 +32,7 @@ func populated(t *testing.T) *sqlite.Store {
 		n := sampleNode("n1", "db", 1, "100.64.0.20")
 		for _, err := range []error{
 			tx.InsertUser(coordinator.UserRow{ID: "u1", Login: "ann@example.com", Role: coordinator.RoleMember}), tx.InsertNode(n),
-			tx.InsertPolicy(coordinator.PolicyRow{Text: []byte("{}"), Generation: 2}),
+			tx.InsertPolicy(coordinator.PolicyRow{Text: []byte("{}"), Generation: 2}), tx.SetDNS(coordinator.DNSRow{Domain: "example.internal"}),
 		} {
 			if err != nil {
 				return err
@@ -66,6 +66,8 @@ func told(c coordinator.Changes, table string) bool {
 		return slices.ContainsFunc(c.Users, func(u coordinator.UserRow) bool { return u.ID == "u1" }) || slices.Contains(c.UsersGone, "u1")
 	case "policies":
 		return c.Policy
+	case "dns":
+		return c.DNS
 	}
 	return slices.ContainsFunc(c.Nodes, func(n coordinator.NodeRow) bool { return n.ID == "n1" })
 }
@@ -92,6 +94,8 @@ func TestEveryWriteIsNoticed(t *testing.T) {
 		{"addresses", "DELETE FROM addresses WHERE address = '100.64.0.21'"},
 		{"policies", "INSERT INTO policies (generation, text, source, commit_id, author, subject, committed, in_force) VALUES (9, x'', '', '', '', '', 0, 0)"},
 		{"policies", "DELETE FROM policies WHERE generation = 9"},
+		{"dns", "DELETE FROM dns"},
+		{"dns", "INSERT INTO dns (one, domain, config, set_by, since) VALUES (1, '', '{}', '', 0)"},
 	}
 	for _, table := range inWorld {
 		columns, err := s.Strings(t.Context(), "SELECT name FROM pragma_table_info(?)", table)

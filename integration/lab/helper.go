@@ -28,7 +28,7 @@ func Helper() {
 	if len(os.Args) < 3 || os.Args[1] != helperWord {
 		return
 	}
-	helpers := map[string]func([]string) error{"browse": browse, "serve": serve, "dial": dial}
+	helpers := map[string]func([]string) error{"browse": browse, "serve": serve, "dial": dial, "names": names}
 	run, ok := helpers[os.Args[2]]
 	if !ok {
 		fmt.Fprintf(os.Stderr, "no helper %q\n", os.Args[2])

@@ -40,6 +40,9 @@ func (h *Host) StartProgram(ctx context.Context, program string, args ...string)
 	if h.ns != nil {
 		// Hosts share one file system, and so one folder of WireGuard sockets, which are named after the devices.
 		n.args = append(n.args, "--tun", h.tun())
+		if h.etc == "" { // the machine's own resolver is none of the lab's business
+			n.args = append(n.args, "--dns=off")
+		}
 	} else {
 		port, err := h.freePort()
 		if err != nil {

@@ -41,6 +41,7 @@ type Host struct {
 	IP    net.IP // on the lab's internet
 	Dir   string
 	ns    *Namespace // nil when rootless
+	etc   string     // of its own; "" for the machine's
 	at    *thread
 	world *World
 }
@@ -115,12 +116,12 @@ func (h *Host) SetLink(up bool) error { return h.ns.SetLink(up) }
 
 // Run runs a program on the host to its end: its standard output, and an *ExitError when it did not end well.
 func (h *Host) Run(ctx context.Context, args ...string) (string, error) {
-	return h.at.run(ctx, nil, args...)
+	return h.at.run(ctx, nil, h.seeing(args)...)
 }
 
 // Start starts a program on the host that goes on until the world's end or its own; its output is in Log.
 func (h *Host) Start(name string, args ...string) (*Process, error) {
-	p, err := h.at.daemon(h.Dir, name, args...)
+	p, err := h.at.daemon(h.Dir, name, h.seeing(args)...)
 	if err == nil {
 		h.world.cleanup.add(p.Kill)
 	}

@@ -72,6 +72,16 @@ func (c *Client) Trust(ctx context.Context, t Trust) error {
 	return err
 }
 
+// DNS asks how names are resolved.
+func (c *Client) DNS(ctx context.Context) (DNS, error) {
+	return ask[DNS](ctx, c, http.MethodGet, "dns", nil)
+}
+
+// QueryDNS asks for a name as the host's programs do.
+func (c *Client) QueryDNS(ctx context.Context, q QueryDNS) (DNSReply, error) {
+	return ask[DNSReply](ctx, c, http.MethodPost, "query", q)
+}
+
 // Why asks about a flow.
 func (c *Client) Why(ctx context.Context, w Why) (WhyAnswer, error) {
 	return ask[WhyAnswer](ctx, c, http.MethodPost, "why", w)

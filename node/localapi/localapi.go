@@ -1,6 +1,6 @@
 // Package localapi is what the agent and its command line say to each other over a unix socket.
 //
-// It is HTTP with JSON bodies: GET /v1/status and /v1/peers, POST /v1/up, down, set, logout, rotate, why, ping, trust, flows, denials and capture. The
+// It is HTTP with JSON bodies: GET /v1/status, /v1/peers and /v1/dns, POST /v1/up, down, set, logout, rotate, why, ping, trust, query, flows, denials and capture. The
 // answers to up and capture are streams, one UpEvent or CaptureEvent a line; those to flows and denials are lists, one entry a line. Any other status than 200 carries {"error": "one sentence"}.
 //
 // Who may ask: root, and the user the agent runs as, by the credentials the kernel gives for each connection; the socket has mode 0600.
@@ -59,6 +59,7 @@ type Status struct {
 	LoginURL    string            `json:"loginURL,omitempty"`
 	LoginCode   string            `json:"loginCode,omitempty"`
 	Routing     Routing           `json:"routing,omitzero"`
+	DNS         DNS               `json:"dns"`
 	TunnelKey   KeyState          `json:"tunnelKey,omitzero"`
 }
 
@@ -124,6 +125,7 @@ type Up struct {
 	Routing ChangeRouting `json:"routing,omitzero"`
 	// RotateKeys is how long a tunnel key is used; negative until the user asks for another, nil as before.
 	RotateKeys *time.Duration `json:"rotateKeys,omitempty"`
+	DNS        *bool          `json:"dns,omitempty"` // resolve names of peers; nil leaves it as it is
 }
 
 // UpEvent is one line of the answer to Up: exactly one field is set; the last has Done or Error.

@@ -59,6 +59,14 @@ func (*fakeAgent) Set(_ context.Context, c ChangeRouting) (Status, error) {
 	}
 	return Status{Routing: Routing{Accepts: *c.Accept}}, nil
 }
+func (a *fakeAgent) DNS(context.Context) (DNS, error) {
+	return DNS{On: true, Domain: "picket.internal"}, nil
+}
+
+func (a *fakeAgent) QueryDNS(_ context.Context, q QueryDNS) (DNSReply, error) {
+	return DNSReply{Name: q.Name, Status: "NOERROR", Records: []string{q.Type}}, nil
+}
+
 func (a *fakeAgent) Trust(_ context.Context, t Trust) error {
 	a.trusted = append(a.trusted, t.Peer)
 	return nil

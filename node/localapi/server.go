@@ -28,6 +28,8 @@ type Agent interface {
 	Rotate(ctx context.Context, r Rotate) (Rotation, error)
 	// Trust accepts the device key that a refused peer shows now.
 	Trust(ctx context.Context, t Trust) error
+	DNS(ctx context.Context) (DNS, error)
+	QueryDNS(ctx context.Context, q QueryDNS) (DNSReply, error)
 	Flows(ctx context.Context, q AskFlows) (Flows, error)
 	Denials(ctx context.Context, q AskDenials) (Denials, error)
 	// Capture calls emit with events in order until the packets asked for were handed over, or ctx ends, and returns after the last one. An
@@ -108,6 +110,8 @@ func routes(agent Agent) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", answer(func(ctx context.Context, _ struct{}) (Status, error) { return agent.Status(ctx) }))
 	mux.HandleFunc("GET /v1/peers", answer(func(ctx context.Context, _ struct{}) ([]Peer, error) { return agent.Peers(ctx) }))
+	mux.HandleFunc("GET /v1/dns", answer(func(ctx context.Context, _ struct{}) (DNS, error) { return agent.DNS(ctx) }))
+	mux.HandleFunc("POST /v1/query", answer(agent.QueryDNS))
 	mux.HandleFunc("POST /v1/why", answer(agent.Why))
 	mux.HandleFunc("POST /v1/ping", answer(agent.Ping))
 	mux.HandleFunc("POST /v1/netcheck", answer(func(ctx context.Context, _ struct{}) (Netcheck, error) { return agent.Netcheck(ctx) }))

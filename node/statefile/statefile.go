@@ -58,6 +58,7 @@ type Node struct {
 	Hostname string `json:"hostname"` // as the user wants it called; empty takes the host's own
 
 	Routing Routing `json:"routing,omitzero"`
+	DNSOff  bool    `json:"dnsOff,omitempty"` // names of peers are not to be resolved
 }
 
 // NextKey is a tunnel key that is certified but not in use.
