@@ -43,6 +43,17 @@ func TestRootless(t *testing.T) {
 	if out, err := alice.CLI(n.ctx, "ping", "-c", "2", "db"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+	netcat := func(from *lab.Node, port string) (string, error) {
+		return from.Host.Run(n.ctx, "sh", "-c", "echo through the tunnel | "+from.Command()+" nc db "+port)
+	}
+	if out, err := netcat(alice, "15432"); err != nil || out != "through the tunnel\n" {
+		t.Errorf("nc says %q, %v", out, err)
+	}
+	for from, port := range map[*lab.Node]string{alice: "15433", bob: "15432"} {
+		if out, err := netcat(from, port); err == nil || !strings.Contains(out+err.Error(), "picket: ") {
+			t.Errorf("nc to port %s, which is not allowed: %q, %v", port, out, err)
+		}
+	}
 	out, err := bob.CLI(n.ctx, "why", "db:15432")
 	if err == nil || !strings.Contains(out, "refused") {
 		t.Errorf("why says %q, %v", out, err)

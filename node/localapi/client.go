@@ -200,15 +200,7 @@ func ask[A any](ctx context.Context, c *Client, method, path string, q any) (a A
 
 // send returns an answer of status 200; the caller closes its body.
 func (c *Client) send(ctx context.Context, method, path string, q any) (*http.Response, error) {
-	var body io.Reader
-	if q != nil {
-		text, err := json.Marshal(q)
-		if err != nil {
-			return nil, err
-		}
-		body = bytes.NewReader(text)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+host+"/v1/"+path, body)
+	req, err := newRequest(ctx, method, path, q)
 	if err != nil {
 		return nil, err
 	}
@@ -220,11 +212,28 @@ func (c *Client) send(ctx context.Context, method, path string, q any) (*http.Re
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	return nil, refusal(resp)
+}
+
+func newRequest(ctx context.Context, method, path string, q any) (*http.Request, error) {
+	var body io.Reader
+	if q != nil {
+		text, err := json.Marshal(q)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(text)
+	}
+	return http.NewRequestWithContext(ctx, method, "http://"+host+"/v1/"+path, body)
+}
+
+// refusal is the sentence of an answer that is not 200.
+func refusal(resp *http.Response) error {
 	var f failure
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f); err != nil || f.Error == "" {
-		return nil, fmt.Errorf("the agent answered %s", resp.Status)
+		return fmt.Errorf("the agent answered %s", resp.Status)
 	}
-	return nil, errors.New(f.Error)
+	return errors.New(f.Error)
 }
 
 func (c *Client) explain(ctx context.Context, err error) error {

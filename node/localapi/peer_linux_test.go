@@ -54,6 +54,7 @@ func TestServer_refusesAnotherUser(t *testing.T) {
 		"POST /v1/flows HTTP/1.1\nHost: picket\nConnection: close\nContent-Length: 2\n\n{}",
 		"POST /v1/denials HTTP/1.1\nHost: picket\nConnection: close\nContent-Length: 2\n\n{}",
 		"POST /v1/capture HTTP/1.1\nHost: picket\nConnection: close\nContent-Length: 2\n\n{}",
+		"POST /v1/dial HTTP/1.1\nHost: picket\nConnection: close\nContent-Length: 2\n\n{}",
 		"POST /v1/up HTTP/1.1\nHost: picket\nConnection: close\nContent-Length: 2\n\n{}",
 	} {
 		c, err := dialAs(65534, path)

@@ -35,6 +35,8 @@ type Agent interface {
 	// Capture calls emit with events in order until the packets asked for were handed over, or ctx ends, and returns after the last one. An
 	// error comes before any event.
 	Capture(ctx context.Context, q AskCapture, emit func([]CaptureEvent)) error
+	// Dial opens a TCP connection to a peer.
+	Dial(ctx context.Context, d Dial) (Conn, error)
 }
 
 // host is the only Host header answered: a web page made to look at this socket through some proxy carries another.
@@ -130,6 +132,8 @@ func routes(agent Agent) http.Handler {
 		return d.DenialTotals, d.List, err
 	}))
 	mux.HandleFunc("POST /v1/capture", func(w http.ResponseWriter, r *http.Request) { serveCapture(w, r, agent) })
+	slots := make(chan struct{}, maxStreams)
+	mux.HandleFunc("POST /v1/dial", func(w http.ResponseWriter, r *http.Request) { serveDial(w, r, agent, slots) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "this agent does not know that request: are the picket command and the agent of the same version?")
 	})

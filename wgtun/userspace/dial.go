@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -14,7 +15,7 @@ import (
 
 // Dial opens "tcp" or "udp" to an overlay address. A refusal by the filter surfaces at once: for TCP as the error of Dial, for
 // UDP as the error of the next Read or Write; errors.Is matches syscall.ECONNREFUSED.
-// The TCP connection has CloseWrite.
+// The TCP connection has CloseWrite and SetLinger.
 func (s *Stack) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	if !to.IsValid() || to.Addr().Is4In6() || to.Addr().Zone() != "" {
 		return nil, fmt.Errorf("dial %s %s: not an overlay address", network, to)
@@ -62,11 +63,20 @@ func (s *Stack) dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error
 		ep.Close()
 		return nil, fail(errnoOf(err))
 	}
-	return tcpConn{gonet.NewTCPConn(queue, ep)}, nil
+	return tcpConn{gonet.NewTCPConn(queue, ep), ep}, nil
 }
 
 // tcpConn gives the stack's errors as a kernel's socket would.
-type tcpConn struct{ *gonet.TCPConn }
+type tcpConn struct {
+	*gonet.TCPConn
+	ep tcpip.Endpoint
+}
+
+// SetLinger is net.TCPConn's: with 0 Close resets the connection, below 0 is the default.
+func (c tcpConn) SetLinger(seconds int) error {
+	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: seconds >= 0, Timeout: time.Duration(max(seconds, 0)) * time.Second})
+	return nil
+}
 
 func (c tcpConn) Read(b []byte) (int, error) {
 	n, err := c.TCPConn.Read(b)
