@@ -24,8 +24,6 @@ const (
 	pingAfter   = 60 * time.Second // of silence
 	goneAfter   = 90 * time.Second
 	watchEvery  = 15 * time.Second // also how late a pass that ran out ends a connection; nothing of it is forwarded any longer
-	maxClients  = 10000
-	clientRate  = 32 << 20 // bytes a second that one client may send
 	clientBurst = 1 << 20
 	frameCost   = 256      // bytes that the shortest frame counts as: it takes work too
 	renewCost   = 64 << 10 // and a renewal, whose signature is verified
@@ -38,7 +36,14 @@ type ServerConfig struct {
 	Name        string                  // of this relay, as maps call it
 	Now         func() time.Time        // by the coordinator's clock; nil: this host's
 	May         func(a, b Address) bool // asked beside the passes, which may lag behind; nil: they alone decide. Must not block
-	Logger      *slog.Logger            // nil logs nothing
+	Limits      Limits
+	Logger      *slog.Logger // nil logs nothing
+}
+
+// Limits of a Server. A zero field takes the default.
+type Limits struct {
+	Clients int // connected at a time; 10,000
+	Rate    int // bytes a second that one client may send; 32 MiB
 }
 
 // Server is a relay. All methods are safe for concurrent use.
@@ -81,6 +86,12 @@ func NewServer(c ServerConfig) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Limits.Clients == 0 {
+		c.Limits.Clients = 10000
+	}
+	if c.Limits.Rate == 0 {
+		c.Limits.Rate = 32 << 20
+	}
 	return &Server{config: c, began: time.Now(), clients: make(map[Address]*client)}
 }
 
@@ -88,14 +99,14 @@ func NewServer(c ServerConfig) *Server {
 type client struct {
 	server  *Server
 	address Address
-	device  key.DevicePublic
 	conn    net.Conn
-	pass    atomic.Pointer[Pass]
-	heard   atomic.Int64 // nanoseconds since the server began, which no step of the clock moves
+	pass    atomic.Pointer[Pass] // the zero Pass once Drop, or a newer connection, has ended this one
+	heard   atomic.Int64         // nanoseconds since the server began, which no step of the clock moves
 	out     *outbox
 	limit   *rate.Limiter
 
-	ending sync.Once
+	ending atomic.Bool
+	ended  chan struct{} // closed when end is done
 
 	mu    sync.Mutex
 	timer *time.Timer // calls watch
@@ -188,8 +199,8 @@ func (s *Server) admit(conn net.Conn, r *reader) (*client, error) {
 	r.payload = nil // the pass was large, perhaps
 	_ = conn.SetDeadline(time.Time{})
 	c := &client{
-		server: s, address: pass.Address(), device: pass.Device, conn: conn, out: newOutbox(serverBounds),
-		limit: rate.NewLimiter(clientRate, clientBurst),
+		server: s, address: pass.Address(), conn: conn, out: newOutbox(serverBounds), ended: make(chan struct{}),
+		limit: rate.NewLimiter(rate.Limit(s.config.Limits.Rate), clientBurst),
 	}
 	c.pass.Store(pass)
 	c.heard.Store(int64(time.Since(s.began)))
@@ -204,7 +215,7 @@ func (s *Server) enter(c *client) error {
 	switch {
 	case s.closed:
 		return ErrClosed
-	case old == nil && len(s.clients) >= maxClients:
+	case old == nil && len(s.clients) >= s.config.Limits.Clients:
 		return &refusal{codeBusy, "this relay is full"}
 	}
 	s.clients[c.address] = c
@@ -304,11 +315,14 @@ func (c *client) renew(signed []byte) error {
 		return &refusal{codePass, err.Error()}
 	}
 	now := c.pass.Load()
-	if pass.Device != c.device || pass.NotAfter.Before(now.NotAfter) {
+	if now.Device.IsZero() { // Drop, or a newer connection, came before
+		return &refusal{codeDropped, "this connection is over"}
+	}
+	if pass.Device != now.Device || pass.NotAfter.Before(now.NotAfter) {
 		return &refusal{codePass, "the new pass is another device's, or older"}
 	}
-	if !c.pass.CompareAndSwap(now, pass) { // Drop, or a newer connection, came between
-		return &refusal{codeDropped, "the coordinator has ended this node's access"}
+	if !c.pass.CompareAndSwap(now, pass) { // or comes just now
+		return &refusal{codeDropped, "this connection is over"}
 	}
 	return nil
 }
@@ -391,14 +405,17 @@ func (c *client) watchNoMore() {
 
 // end closes the connection, after a word why when there is one and the client still reads. It returns when that is done, whoever does it.
 func (c *client) end(err error) {
-	c.ending.Do(func() {
-		c.out.close()
-		var why *refusal
-		if errors.As(err, &why) {
-			c.server.config.Logger.Debug("a client is sent away", "reason", why.text)
-			_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
-			_, _ = c.conn.Write(why.frame())
-		}
-		c.conn.Close()
-	})
+	if c.ending.Swap(true) {
+		<-c.ended
+		return
+	}
+	defer close(c.ended)
+	c.out.close()
+	var why *refusal
+	if errors.As(err, &why) {
+		c.server.config.Logger.Debug("a client is sent away", "reason", why.text)
+		_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = c.conn.Write(why.frame())
+	}
+	c.conn.Close()
 }

@@ -1,0 +1,6 @@
+//go:build race
+
+package relay
+
+// raced reports whether the race detector watches.
+const raced = true
