@@ -64,12 +64,23 @@ func own(t *testing.T, address, name string) *dbus.Conn {
 
 // fakeResolved is systemd-resolved as far as we speak to it: signatures are those of org.freedesktop.resolve1(5).
 type fakeResolved struct {
-	mu           sync.Mutex
+	mu sync.Mutex
+	linkSettings
+	calls []string
+	props *prop.Properties
+}
+
+// linkSettings are what it was told of a link.
+type linkSettings struct {
 	dns          []linkAddress
 	domains      []linkDomain
 	defaultRoute bool
-	calls        []string
-	props        *prop.Properties
+}
+
+func (f *fakeResolved) settings() linkSettings {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.linkSettings
 }
 
 func (f *fakeResolved) note(call string) *dbus.Error {
@@ -116,7 +127,7 @@ func (f *fakeResolved) FlushCaches() *dbus.Error {
 func (f *fakeResolved) RevertLink(link int32) *dbus.Error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.dns, f.domains, f.defaultRoute = nil, nil, false
+	f.linkSettings = linkSettings{}
 	return f.note(fmt.Sprint("revert ", link))
 }
 
@@ -157,11 +168,11 @@ func TestResolved(t *testing.T) {
 	if st.Mode != "systemd-resolved" || st.Trouble != "" {
 		t.Fatalf("%+v", st)
 	}
-	if len(f.dns) != 1 || !slices.Equal(f.dns[0].Address, []byte{127, 0, 112, 105}) || f.dns[0].Family != 2 || f.defaultRoute {
-		t.Errorf("%+v", f)
+	if s := f.settings(); len(s.dns) != 1 || !slices.Equal(s.dns[0].Address, []byte{127, 0, 112, 105}) || s.dns[0].Family != 2 || s.defaultRoute {
+		t.Errorf("%+v", s)
 	}
-	if want := []linkDomain{{"corp.internal", false}, {"64.100.in-addr.arpa", true}}; !slices.Equal(f.domains, want) {
-		t.Errorf("%v", f.domains)
+	if want := []linkDomain{{"corp.internal", false}, {"64.100.in-addr.arpa", true}}; !slices.Equal(f.settings().domains, want) {
+		t.Errorf("%v", f.settings().domains)
 	}
 	f.took()
 	if st := h.Apply(wanted); st.Trouble != "" || len(f.took()) > 0 {
@@ -169,8 +180,9 @@ func TestResolved(t *testing.T) {
 	}
 	all := wanted
 	all.All = true
-	if st := h.Apply(all); st.Trouble != "" || !f.defaultRoute || f.domains[len(f.domains)-1] != (linkDomain{".", true}) {
-		t.Errorf("%+v %v", st, f.domains)
+	st = h.Apply(all)
+	if s := f.settings(); st.Trouble != "" || !s.defaultRoute || s.domains[len(s.domains)-1] != (linkDomain{".", true}) {
+		t.Errorf("%+v %v", st, s)
 	}
 	f.props.SetMust(resolvedName+".Link", "DNS", []linkAddress{{2, []byte{192, 0, 2, 9}}})
 	f.took()
@@ -190,8 +202,8 @@ func TestResolved(t *testing.T) {
 	}
 	conn.Close()
 	f, _ = startResolved(t, address) // it was started anew, and has forgotten
-	if st := h.Apply(wanted); st.Trouble != "" || len(f.dns) != 1 {
-		t.Errorf("%+v %v", st, f.dns)
+	if st := h.Apply(wanted); st.Trouble != "" || len(f.settings().dns) != 1 {
+		t.Errorf("%+v %v", st, f.settings())
 	}
 }
 
