@@ -75,7 +75,7 @@ func TestNATPairs(t *testing.T) {
 	}
 	for _, protocol := range []string{"pcp", "upnp"} {
 		t.Run(protocol, func(t *testing.T) {
-			n := newNetwork(t, false, reachPolicy)
+			n := newNetwork(t, false, reachPolicy, "--relay=off")
 			n.person("alice")
 			left, _ := n.behind("left", "tag:left", 21, lab.NATConfig{Random: true}, "--port-mapping=off")
 			lan, router, err := n.NAT(22, lab.NATConfig{Random: true})

@@ -3,6 +3,7 @@ package path
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 // relays are relays in one place, 30 ms from everybody. They say the truth unless lie says otherwise.
 type relays struct {
+	mu    sync.Mutex
 	nodes map[Home]*node
 	dead  map[string]bool
 	lie   func(from Home) Home
@@ -30,6 +32,8 @@ const relayLatency = 30 * time.Millisecond
 
 func (p relayPort) Send(to Home, datagram []byte) bool {
 	r := p.relays
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.dead[to.Relay] {
 		return false
 	}
@@ -39,17 +43,35 @@ func (p relayPort) Send(to Home, datagram []byte) bool {
 	}
 	datagram = slices.Clone(datagram)
 	time.AfterFunc(relayLatency, func() {
-		if n := r.nodes[to]; n != nil && !r.dead[to.Relay] {
-			r.count++
+		if n := r.carry(to); n != nil {
 			n.Relayed(from, datagram)
 		}
 	})
 	return true
 }
 
-// relayed starts a node that is at all relays under an address of its own, its home being the one named.
+// carry counts a datagram, and returns who it is for; nil for nobody.
+func (r *relays) carry(to Home) *node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.dead[to.Relay] || r.nodes[to] == nil {
+		return nil
+	}
+	r.count++
+	return r.nodes[to]
+}
+
+func (r *relays) carried() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.count
+}
+
+// start starts a node that is at all relays under an address of its own, its home being the one named.
 func (r *relays) start(t *testing.T, host *nettest.Host, id byte, names ...string) *node {
 	n := start(t, host, func(c *Config) { c.Relay = relayPort{r, [32]byte{id}} })
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, name := range names {
 		r.nodes[Home{name, [32]byte{id}}] = n
 	}
@@ -87,10 +109,10 @@ func TestRelayFirstThenDirectThenRelayAgain(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		chat(a, b, 10*time.Second)
-		carried := r.count
+		carried := r.carried()
 		chat(a, b, 10*time.Second)
-		if r.count > carried+10 {
-			t.Errorf("the relay carried %d datagrams beside a direct way", r.count-carried)
+		if got := r.carried(); got > carried+10 {
+			t.Errorf("the relay carried %d datagrams beside a direct way", got-carried)
 		}
 		n.SetLink(a.host, b.host, nettest.Link{Loss: 1})
 		n.SetLink(b.host, a.host, nettest.Link{Loss: 1})
@@ -120,7 +142,9 @@ func TestRelayAlone(t *testing.T) {
 		if x, y := chat(a, b, 10*time.Second); x < 98 || y < 98 {
 			t.Errorf("%d and %d of 100 datagrams", x, y)
 		}
+		r.mu.Lock()
 		r.dead["near"] = true
+		r.mu.Unlock()
 		chat(a, b, time.Second)
 		far := func(id byte) Home { return Home{"far", [32]byte{id}} }
 		meetAt(a, b, far(1), far(2))
@@ -166,9 +190,11 @@ func TestRelayThatLies(t *testing.T) {
 		chat(a, b, time.Second)
 		chat(c, b, time.Second)
 		b.take()
+		r.mu.Lock()
 		r.lie = func(from Home) Home { // everything comes from a, says the relay
 			return home(1)
 		}
+		r.mu.Unlock()
 		for range 20 {
 			c.send(b, "as a")
 			time.Sleep(100 * time.Millisecond)

@@ -158,10 +158,10 @@ func (b *Bind) sizedLocked(p *peer, c *candidate, m message) bool {
 	return true
 }
 
-// resizeLocked tells the packet path how long datagrams to a peer may be on its way in use. Without a way that stays as it was: what is told a
-// program's system it keeps for long.
+// resizeLocked tells the packet path how long datagrams to a peer may be on its way in use. Without a way, or on a relay, which takes any, that stays as
+// it was: what is told a program's system it keeps for long.
 func (b *Bind) resizeLocked(p *peer) {
-	if c := p.live.current; c != nil && len(b.ladder) > 0 {
+	if c := p.live.current; c != nil && c.direct() && len(b.ladder) > 0 {
 		p.limit.Store(int32(c.sizing.limit(b.ladder, c.addr().Addr().Is6())))
 	}
 }

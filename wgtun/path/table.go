@@ -126,9 +126,11 @@ func (t *table) rename(p *peer, next key.TunnelPublic) bool {
 	t.peers[next] = p
 	p.tunnel = next
 	for _, b := range t.bindings {
-		for _, c := range b.claims {
-			if c.peer == p {
-				c.endpoint = &Endpoint{bind: c.endpoint.bind, tunnel: next, from: c.endpoint.from}
+		for i, c := range b.claims {
+			if c.peer == p { // a claim of its own, for who was handed the old one reads it without the lock
+				renamed := *c
+				renamed.endpoint = &Endpoint{bind: c.endpoint.bind, tunnel: next, from: c.endpoint.from}
+				b.claims[i] = &renamed
 			}
 		}
 	}
