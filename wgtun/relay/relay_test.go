@@ -492,11 +492,20 @@ func TestGolden(t *testing.T) {
 	if err := coordinator.UnmarshalText([]byte("coordinator-private:" + hex.EncodeToString(seed[:]))); err != nil {
 		t.Fatal(err)
 	}
-	device := key.DevicePublic{1, 2, 3}
-	p := NewPass(network, device, []Address{{5}, {4}, {4}}, time.Unix(1800000000, 0))
+	var device key.DevicePrivate
+	if err := device.UnmarshalText([]byte("device-private:" + hex.EncodeToString(seed[:]))); err != nil {
+		t.Fatal(err)
+	}
+	p := NewPass(network, device.Public(), []Address{{5}, {4}, {4}}, time.Unix(1800000000, 0))
+	pass := p.Sign(coordinator)
+	signature := device.Sign(contextLogin, loginText(bytes.Repeat([]byte{0xaa}, nonceSize), "near", sha256.Sum256(pass)))
 	all := map[string][]byte{
-		"pass":      p.Sign(coordinator),
+		"pass":      pass,
 		"challenge": appendFrame(nil, kindChallenge, []byte{version}, bytes.Repeat([]byte{0xaa}, nonceSize)),
+		"login":     appendFrame(nil, kindLogin, signature, pass),
+		"welcome":   appendFrame(nil, kindWelcome, []byte{version}),
+		"renew":     appendFrame(nil, kindRenew, pass),
+		"pong":      appendFrame(nil, kindPong, []byte{0, 0, 0, 0, 0, 0, 0, 9}),
 		"datagram":  appendFrame(nil, kindDatagram, bytes.Repeat([]byte{0xbb}, addressSize), []byte("datagram")),
 		"ping":      appendFrame(nil, kindPing, []byte{0, 0, 0, 0, 0, 0, 0, 9}),
 		"refuse":    appendFrame(nil, kindRefuse, []byte{codePass}, []byte("the pass has run out")),
