@@ -27,6 +27,14 @@ func (w *world) in(n *node) *raw {
 	return r
 }
 
+// logins are how many logins are under way, and what they have sent.
+func (w *world) logins() (n, bytes int) {
+	l := &w.server.logins
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.order.Len(), l.bytes
+}
+
 // Strangers who hold all places for logins, and say nothing, keep nobody out: the oldest gives way.
 func TestSilentStrangersKeepNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -38,7 +46,7 @@ func TestSilentStrangersKeepNobodyOut(t *testing.T) {
 			r.next()
 		}
 		synctest.Wait()
-		if n := w.server.logins.order.Len(); n != maxLogins {
+		if n, _ := w.logins(); n != maxLogins {
 			t.Errorf("%d logins under way", n)
 		}
 		began := time.Now()
@@ -68,20 +76,20 @@ func TestAnnouncedPassesAreBounded(t *testing.T) {
 		for range 100 {
 			say(1)
 		}
-		if n := w.server.logins.bytes; n != 100*keepPayload {
+		if _, n := w.logins(); n != 100*keepPayload {
 			t.Errorf("%d bytes are held for 100 who sent one each", n)
 		}
 		for range 100 {
 			say(MaxPass - 1)
-			if n := w.server.logins.bytes; n > maxLoginBytes {
+			if _, n := w.logins(); n > maxLoginBytes {
 				t.Fatalf("%d bytes are held", n)
 			}
 		}
-		if n := w.server.logins.order.Len(); n == 0 || n > maxLoginBytes/(MaxPass/2) {
+		if n, _ := w.logins(); n == 0 || n > maxLoginBytes/(MaxPass/2) {
 			t.Errorf("%d logins under way", n)
 		}
 		time.Sleep(loginTime + time.Second)
-		if n := w.server.logins.bytes; n != 0 || w.server.logins.order.Len() != 0 {
+		if m, n := w.logins(); n != 0 || m != 0 {
 			t.Errorf("%d bytes are held for nobody", n)
 		}
 	})
@@ -399,10 +407,13 @@ func TestHostileRelay(t *testing.T) {
 						r := &reader{r: there, only: func(kind) bool { return true }}
 						defer r.release()
 						_, _, _ = r.next()
-						go func() { // the client's pings
+						var pings sync.WaitGroup
+						defer pings.Wait()
+						defer there.Close()
+						pings.Go(func() {
 							for _, _, err := r.next(); err == nil; _, _, err = r.next() {
 							}
-						}()
+						})
 						_, _ = there.Write(c.after)
 						if strings.Contains(c.want, "in the middle") {
 							time.Sleep(time.Second / 2) // no ping is due then

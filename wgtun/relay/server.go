@@ -315,9 +315,7 @@ func (c *client) renew(signed []byte) error {
 		return &refusal{codePass, err.Error()}
 	}
 	now := c.pass.Load()
-	if now.Device.IsZero() { // Drop, or a newer connection, came before
-		return &refusal{codeDropped, "this connection is over"}
-	}
+	// After Drop, or a newer connection, the present pass is nobody's, and this one another's.
 	if pass.Device != now.Device || pass.NotAfter.Before(now.NotAfter) {
 		return &refusal{codePass, "the new pass is another device's, or older"}
 	}
