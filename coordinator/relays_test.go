@@ -192,13 +192,20 @@ func TestRemovalDropsFromTheRelayWithoutStorage(t *testing.T) {
 	db.connect()
 	web.until("a peer", hasPeer("db"))
 	db.until("a peer", hasPeer("web"))
-	web.atRelay()
+	a, b := web.atRelay(), db.atRelay()
 	n.faults.dead.Store(true)
 	if _, err := n.RemoveNode(n.ctx, operator, "web"); err == nil {
 		t.Error("no word of the storage's failure")
 	}
-	if got := n.Relay().Stats().Clients; got != 0 {
+	if got := n.Relay().Stats().Clients; got != 1 {
 		t.Errorf("%d clients after a removal", got)
+	}
+	waitFor(t, "the return of the client", func() bool { return n.Relay().Stats().Clients == 2 }) // both passes hold yet
+	waitFor(t, "its welcome", func() bool { return a.Status().Connected })
+	a.Send(db.place(), []byte("from one removed"))
+	waitFor(t, "a refusal", func() bool { return n.Relay().Stats().Forbidden == 1 })
+	if b.received() != 0 {
+		t.Errorf("%q", b.got)
 	}
 }
 
