@@ -94,8 +94,12 @@ func TestNATPairs(t *testing.T) {
 			n.must(right.Process.Stop(10 * time.Second))
 			n.must(right.Start(n.ctx))
 			for _, node := range []*lab.Node{left, right} {
-				out, err := node.CLI(n.ctx, "netcheck")
-				n.must(err)
+				var out string
+				n.until("netcheck knows the reflectors", 15*time.Second, func() bool { // not yet, where the agent has just been started
+					var err error
+					out, err = node.CLI(n.ctx, "netcheck")
+					return err == nil
+				})
 				t.Logf("netcheck at %s:\n%s", node.Host.Name, out)
 			}
 			at, took := n.direct(left, "right", 30*time.Second)
