@@ -21,7 +21,8 @@ var ErrClosed = errors.New("tunnel is closed")
 // Apply narrows, then widens (DESIGN.md section 6, rule 6), the one door for every State:
 //
 //  1. the filter takes what old and new allow both, departing nodes and addresses that change hands denied; flows are cut, and what passed
-//     before and waits for a handshake is dropped
+//     before and waits for a handshake is dropped. Only then the keys that peers are just changing are settled, which may take a moment, and
+//     none is taken over until the end
 //  2. those peers leave the device and the paths; this waits until nothing of theirs is under way, which a blocked TUN may
 //     delay (SECURITY.md R14): by then nothing of theirs passes
 //  3. the new peers come, asleep (see roster), the others change, a rotated tunnel key hands its addresses over
@@ -40,21 +41,21 @@ func (t *Tunnel) Apply(s State) (Applied, error) {
 	if err := t.own.check(&s); err != nil {
 		return Applied{}, fmt.Errorf("apply generation %d: %w", s.Generation, err)
 	}
-	t.roster.settleTakeovers(s.Peers)
-	s.Peers = t.roster.follow(s.Peers) // what has just been settled
 	overlay := slices.Concat(t.config.Overlay, s.Overlay)
 	s.Peers = carve(&s, overlay)
 	// Before any peer comes: one that sends a probe through the tunnel must not be answered with a path through it.
 	t.path.SetOverlay(overlay)
 	a := application{
-		t: t, roster: t.roster, state: s, plan: t.roster.plan(s.Peers), policy: policyOf(s),
+		t: t, roster: t.roster, state: s, heirs: t.roster.over.heirs.Load(), plan: t.roster.plan(s.Peers), policy: policyOf(s),
 		failed: make(map[acl.NodeID]error), removed: make(map[acl.NodeID]*member),
 	}
 	a.narrow()
+	a.settle()
+	defer t.roster.resumeTakeovers()
 	a.removePeers()
 	a.addPeers()
 	a.widen()
-	t.roster.reseat(s.Peers)
+	t.roster.reseat(a.state.Peers)
 	return a.applied, a.err()
 }
 
@@ -67,6 +68,7 @@ type application struct {
 	t       *Tunnel
 	roster  *roster
 	state   State
+	heirs   uint64 // takeovers.heirs when the plan was made
 	plan    plan
 	policy  *filter.Policy
 	applied Applied
@@ -80,6 +82,17 @@ func (a *application) narrow() {
 	both := filter.Intersect(a.t.policy, a.policy, func(n acl.NodeID) bool { return a.plan.departing[n] })
 	a.swap(both)
 	a.unstage()
+}
+
+// settle has each peer be found under one key until resumeTakeovers, and the plan be of those. It may wait a moment, and so comes after what narrows.
+func (a *application) settle() {
+	r := a.roster
+	r.settleTakeovers(a.state.Peers)
+	if r.over.heirs.Load() == a.heirs {
+		return
+	}
+	a.state.Peers = r.follow(a.state.Peers)
+	a.plan = r.plan(a.state.Peers)
 }
 
 // unstage drops what the filter passed before the cut and a peer's handshake keeps waiting: it would be sent whenever that is done. What

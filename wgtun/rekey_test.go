@@ -3,13 +3,11 @@ package wgtun
 import (
 	"bytes"
 	"context"
-
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
 	"testing"
-
 	"time"
 
 	"picket.internal/acl"
@@ -237,6 +235,59 @@ func TestRekeyBesideEverything(t *testing.T) {
 		lost, total := s.end()
 		if lost[0] != 0 || lost[1] != 0 {
 			t.Errorf("of %d datagrams each way %v were lost", total, lost)
+		}
+	})
+}
+
+// A change of rules waits for no peer that begins to change its key and goes no further.
+func TestUnfinishedTakeoverHoldsNoCutUp(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.nodes[0], w.nodes[1]
+		open(w)
+		next := w.certify(a, both(a, b)...)
+		if err := converse(a, b, flowKinds[1].make(a.addrs[0], b.addrs[0], 0), 0, 1, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		b.tunnel.roster.rang(next.Public())
+		if !b.tunnel.roster.over.any.Load() {
+			t.Fatal("nothing is under way")
+		}
+		began := time.Now()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if _, err := b.tunnel.Apply(w.state(b, testLease)); err != nil {
+				t.Error(err)
+			}
+		}()
+		for len(b.tunnel.Flows()) > 0 && time.Since(began) < time.Second {
+			time.Sleep(time.Millisecond)
+		}
+		if d := time.Since(began); d >= settleTime/2 {
+			t.Errorf("cut after %v", d)
+		}
+		<-done
+	})
+}
+
+// A key that a peer takes up while a State is being applied waits for its end: steps under way go by the keys that the plan knows.
+func TestNoKeyIsTakenOverUnderAnApply(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.nodes[0], w.nodes[1]
+		open(w)
+		next := w.certify(a, both(a, b)...)
+		r := b.tunnel.roster
+		r.settleTakeovers(nil)
+		r.rang(next.Public())
+		if got, _ := r.of(a.id); got.peer.Tunnel == next.Public() || r.over.any.Load() {
+			t.Error("taken over under an Apply")
+		}
+		r.resumeTakeovers()
+		time.Sleep(10 * time.Second)
+		if got, _ := r.of(a.id); got.peer.Tunnel != next.Public() {
+			t.Error("not taken over after it")
 		}
 	})
 }

@@ -22,7 +22,8 @@ import (
 //     key, in one text, and only then it goes out
 //  3. the former key, by which nothing passes any more, leaves the device when what it had encrypted has been sent
 //
-// There is no way back: an Apply that still names the former key has the one that followed it (follow). An Apply meanwhile ends step 1 first.
+// There is no way back: an Apply that still names the former key has the one that followed it (follow). An Apply meanwhile ends step 1, once it has
+// narrowed, and none begins before it has ended.
 
 const (
 	// drainTime is how long what a peer has sent under its former key may take through the device.
@@ -43,6 +44,9 @@ const (
 type takeovers struct {
 	any  atomic.Bool   // pending is not empty
 	rung chan struct{} // room for one: something is to be tended
+
+	heirs     atomic.Uint64                 // members that another key has followed
+	postponed map[key.TunnelPublic]struct{} // keys that are to wait for an Apply to end; nil while none runs; guarded by the roster's turn
 
 	mu      sync.Mutex
 	pending map[key.TunnelPublic]*takeover // by the key that is taken over
@@ -156,6 +160,10 @@ func (r *roster) takeOver(k key.TunnelPublic) bool {
 	if m == nil {
 		return false
 	}
+	if r.over.postponed != nil {
+		r.over.postponed[k] = struct{}{}
+		return false
+	}
 	r.expel(k)
 	peer := *m.peer
 	peer.Tunnel, peer.Next = k, nil
@@ -198,6 +206,7 @@ func (r *roster) succeed(m *member, in installed, counted peerCounters) *member 
 		delete(r.peers, m.peer.Tunnel)
 		r.peers[in.peer.Tunnel], r.nodes[in.peer.Node] = heir, heir
 	})
+	r.over.heirs.Add(1) // after the change: who plans reads this first
 	return heir
 }
 
@@ -241,7 +250,8 @@ func (r *roster) expel(k key.TunnelPublic) {
 	delete(r.former, k)
 }
 
-// settleTakeovers waits a moment for step 1 of all, and ends it, with a session or without, so that an Apply finds one key a peer. Former keys that a State names as somebody's leave.
+// settleTakeovers waits a moment for step 1 of all, and ends it, with a session or without, so that an Apply finds one key a peer; none is taken over from then
+// until resumeTakeovers. Former keys that a State names as somebody's leave.
 func (r *roster) settleTakeovers(want []Peer) {
 	for deadline := time.Now().Add(settleTime); r.over.any.Load() && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
@@ -254,6 +264,17 @@ func (r *roster) settleTakeovers(want []Peer) {
 	for i := range want {
 		r.expel(want[i].Tunnel)
 	}
+	r.over.postponed = make(map[key.TunnelPublic]struct{})
+}
+
+// resumeTakeovers lets keys be taken over again, those first that had to wait.
+func (r *roster) resumeTakeovers() {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	for k := range r.over.postponed {
+		r.bell.ring(k)
+	}
+	r.over.postponed = nil
 }
 
 // tendTakeovers does what is due, and returns when it is to be called again; zero when nothing is under way.
