@@ -103,13 +103,6 @@ func (a agent) unit(program string) (string, error) {
 			return "", fmt.Errorf("%q holds a character that a systemd unit would read otherwise: use letters, digits and / . _ : - only", word)
 		}
 	}
-	places := "ReadWritePaths=-" + filepath.Dir(a.state) + " -" + filepath.Dir(a.socket) + " -/run/wireguard\n"
-	if a.state == systemState && a.socket == systemSocket {
-		places = "StateDirectory=picket\nStateDirectoryMode=0700\nRuntimeDirectory=picket wireguard\nRuntimeDirectoryMode=0755\nRuntimeDirectoryPreserve=yes\n"
-	}
-	if a.dns != "off" && a.tun != node.Userspace {
-		places += "ReadWritePaths=-/etc/resolv.conf -/run/resolvconf\n"
-	}
 	return `[Unit]
 Description=Picket node agent
 After=network.target
@@ -120,7 +113,7 @@ Type=exec
 ExecStart=` + strings.Join(args, " ") + `
 Restart=always
 RestartSec=1
-` + places + `CapabilityBoundingSet=` + a.capabilities() + `
+` + a.places() + `CapabilityBoundingSet=` + a.capabilities() + `
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
@@ -146,6 +139,18 @@ UMask=0077
 [Install]
 WantedBy=multi-user.target
 `, nil
+}
+
+// places are the unit's lines that say where the service may write.
+func (a agent) places() string {
+	places := "ReadWritePaths=-" + filepath.Dir(a.state) + " -" + filepath.Dir(a.socket) + " -/run/wireguard\n"
+	if a.state == systemState && a.socket == systemSocket {
+		places = "StateDirectory=picket\nStateDirectoryMode=0700\nRuntimeDirectory=picket wireguard\nRuntimeDirectoryMode=0755\nRuntimeDirectoryPreserve=yes\n"
+	}
+	if a.dns != "off" && a.tun != node.Userspace {
+		places += "ReadWritePaths=-/etc/resolv.conf -/run/resolvconf\n"
+	}
+	return places
 }
 
 const noSystemd = "systemd does not run this system: start `picket run` from its own service manager (picket install --print shows how it is meant to run)"

@@ -1,4 +1,4 @@
-// Package clientaddr says which address a request came from, believing forwarded headers only from proxies the operator named.
+// Package clientaddr says which address a request came from, believing forwarded headers only from proxies the operator named, and limits by it.
 package clientaddr
 
 import (

@@ -43,7 +43,7 @@ func (h *Handler) wait(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err := h.read(w, r, &q); err != nil {
 		return err
 	}
-	release, ok := h.waiting.take(c.block)
+	release, ok := h.waiting.Take(c.block)
 	if !ok {
 		return throttled(time.Second)
 	}

@@ -105,11 +105,11 @@ type Handler struct {
 	secret  []byte
 	proxies clientaddr.Proxies
 	timing  Timing
-	rates   *rates
-	opening *slots
-	waiting *slots
-	asking  *slots
-	wrong   *rates // tokens that were not taken
+	rates   *clientaddr.Rates
+	opening *clientaddr.Slots
+	waiting *clientaddr.Slots
+	asking  *clientaddr.Slots
+	wrong   *clientaddr.Rates // tokens that were not taken
 	mux     *http.ServeMux
 }
 
@@ -127,11 +127,11 @@ func New(c Config) (*Handler, error) {
 	l, t := c.Limits.filled(), c.Timing.filled()
 	h := &Handler{
 		api: c.API, log: c.Logger, secret: c.WebhookSecret, proxies: c.TrustedProxies, timing: t,
-		rates:   newRates(l.PerSecond, l.Burst),
-		opening: newSlots(l.Opening, l.OpeningOf),
-		waiting: newSlots(l.Waiting, l.WaitingOf),
-		asking:  newSlots(l.Asking, l.AskingOf),
-		wrong:   newRates(1/wrongTokenEvery.Seconds(), l.WrongTokens),
+		rates:   clientaddr.NewRates(l.PerSecond, l.Burst),
+		opening: clientaddr.NewSlots(l.Opening, l.OpeningOf),
+		waiting: clientaddr.NewSlots(l.Waiting, l.WaitingOf),
+		asking:  clientaddr.NewSlots(l.Asking, l.AskingOf),
+		wrong:   clientaddr.NewRates(1/wrongTokenEvery.Seconds(), l.WrongTokens),
 		mux:     http.NewServeMux(),
 	}
 	h.route(http.MethodGet, protocol.PathInfo, h.info)
@@ -192,7 +192,7 @@ func (h *Handler) route(method, path string, serve func(http.ResponseWriter, *ht
 	h.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		addr := h.proxies.Of(r)
 		c := caller{addr, clientaddr.Block(addr.Addr())}
-		if after := h.rates.spend(c.block); after > 0 {
+		if after := h.rates.Spend(c.block); after > 0 {
 			h.refuse(w, r, throttled(after))
 			return
 		}

@@ -28,18 +28,18 @@ const wrongTokenEvery = 15 * time.Second
 // tokenRoute serves one path in one method to who has a token.
 func (h *Handler) tokenRoute(method, path string, serve func(http.ResponseWriter, *http.Request, coordinator.Actor) error) {
 	h.route(method, path, func(w http.ResponseWriter, r *http.Request, c caller) error {
-		if after := h.wrong.wait(c.block); after > 0 {
+		if after := h.wrong.Wait(c.block); after > 0 {
 			return throttled(after)
 		}
 		a, err := h.api.TokenActor(r.Context(), bearer(r.Header), c.addr.Addr())
 		if err != nil {
 			if p, _ := problemOf(err); p.Code == protocol.CodeToken {
-				h.wrong.spend(c.block)
+				h.wrong.Spend(c.block)
 				w.Header().Set("WWW-Authenticate", "Bearer") // RFC 6750 section 3
 			}
 			return err
 		}
-		release, ok := h.asking.take(c.block) // who has no token holds none
+		release, ok := h.asking.Take(c.block) // who has no token holds none
 		if !ok {
 			return throttled(time.Second)
 		}

@@ -29,7 +29,7 @@ func (h *Handler) session(w http.ResponseWriter, r *http.Request, c caller) erro
 	if len(r.Header.Values("Origin")) != 0 {
 		return &refusal{http.StatusForbidden, protocol.Problem{Code: coordinator.CodeForbidden, Message: "sessions are for nodes, not for pages in a browser"}}
 	}
-	release, ok := h.opening.take(c.block)
+	release, ok := h.opening.Take(c.block)
 	if !ok {
 		return throttled(time.Second)
 	}

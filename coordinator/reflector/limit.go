@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/time/rate"
+
+	"picket.internal/coordinator/clientaddr"
 )
 
 // How often is answered. A node asks each port twice in 25 s, and a few times more when its network changes.
@@ -34,13 +36,8 @@ func newLimiter() *limiter {
 
 // allow reports whether one more request from a may be answered. It is safe for concurrent use.
 func (l *limiter) allow(a netip.Addr) bool {
-	a = a.Unmap()
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	network, err := a.Prefix(bits)
-	if err != nil {
+	network := clientaddr.Block(a)
+	if !network.IsValid() {
 		return false
 	}
 	return l.buckets[maphash.Comparable(l.seed, network)%buckets].Allow() && l.all.Allow()

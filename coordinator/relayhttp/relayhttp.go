@@ -46,13 +46,30 @@ type Limits struct {
 	OpeningOf int     // and of one address; 64
 }
 
+func (l Limits) filled() Limits {
+	if l.PerSecond == 0 {
+		l.PerSecond = 30
+	}
+	if l.Burst == 0 {
+		l.Burst = 600
+	}
+	if l.Opening == 0 {
+		l.Opening = 1024
+	}
+	if l.OpeningOf == 0 {
+		l.OpeningOf = 64
+	}
+	return l
+}
+
 // Handler serves protocol.PathRelay. It is safe for concurrent use. Connections end when their request's context does, so give the http.Server
 // a BaseContext that ends with the program: Shutdown does not wait for them.
 type Handler struct {
 	server  Server
 	log     *slog.Logger
 	proxies clientaddr.Proxies
-	limits  *limits
+	pace    *clientaddr.Rates
+	opening *clientaddr.Slots
 }
 
 // New returns the handler of one relay; it starts nothing.
@@ -60,7 +77,11 @@ func New(server Server, c Config) *Handler {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{server: server, log: c.Logger, proxies: c.TrustedProxies, limits: newLimits(c.Limits)}
+	l := c.Limits.filled()
+	return &Handler{
+		server: server, log: c.Logger, proxies: c.TrustedProxies,
+		pace: clientaddr.NewRates(l.PerSecond, l.Burst), opening: clientaddr.NewSlots(l.Opening, l.OpeningOf),
+	}
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -68,7 +89,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	from := h.proxies.Of(r)
 	block := clientaddr.Block(from.Addr())
-	if after := h.limits.spend(block); after > 0 {
+	if after := h.pace.Spend(block); after > 0 {
 		throttle(w, after)
 		return
 	}
@@ -84,7 +105,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, protocol.CodeBadRequest, "relays are for nodes, not for pages in a browser")
 		return
 	}
-	release, ok := h.limits.open(block)
+	release, ok := h.opening.Take(block)
 	if !ok {
 		throttle(w, time.Second)
 		return

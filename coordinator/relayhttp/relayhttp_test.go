@@ -82,13 +82,6 @@ func (w *world) eventually(what string, ok func() bool) {
 	}
 }
 
-// opening is how many logins are under way.
-func (w *world) opening() int {
-	w.handler.limits.mu.Lock()
-	defer w.handler.limits.mu.Unlock()
-	return w.handler.limits.all
-}
-
 func TestClientsMeet(t *testing.T) {
 	w := newWorld(t, Config{})
 	a, b := key.NewDevice(), key.NewDevice()
@@ -109,7 +102,7 @@ func TestClientsMeet(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("nothing came")
 	}
-	w.eventually("no login under way", func() bool { return w.opening() == 0 })
+	w.eventually("no login under way", func() bool { return w.handler.opening.Held() == 0 })
 }
 
 // A pass with as many peers as a pass may name comes through the bound on messages.
@@ -189,28 +182,34 @@ func TestOpeningIsBounded(t *testing.T) {
 		t.Errorf("a fourth of all: %d", s)
 	}
 	_ = first.CloseNow()
-	w.eventually("a free place", func() bool { return w.opening() == 2 })
+	w.eventually("a free place", func() bool { return w.handler.opening.Held() == 2 })
 	if _, s := from("192.0.2.3"); s != http.StatusSwitchingProtocols {
 		t.Errorf("after one had left: %d", s)
 	}
 }
 
+// Requests are paced by address.
 func TestPace(t *testing.T) {
-	l := newLimits(Limits{PerSecond: 0.001, Burst: 2})
-	one, other := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
-	for _, b := range []netip.Prefix{one, one, other} {
-		if l.spend(b) > 0 {
-			t.Errorf("%s is throttled within the burst", b)
+	w := newWorld(t, Config{
+		Limits: Limits{PerSecond: 0.001, Burst: 2}, TrustedProxies: clientaddr.Proxies{netip.MustParsePrefix("127.0.0.0/8")},
+	})
+	for i, c := range []struct {
+		from      string
+		throttled bool
+	}{{"192.0.2.1", false}, {"192.0.2.1", false}, {"192.0.2.2", false}, {"192.0.2.1", true}, {"192.0.2.2", false}} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.http.URL+protocol.PathRelay, nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if l.spend(one) == 0 {
-		t.Error("not throttled beyond it")
-	}
-	for i := range 2 * maxBlocks {
-		l.spend(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
-	}
-	if len(l.paces) > maxBlocks {
-		t.Errorf("%d addresses are remembered", len(l.paces))
+		r.Header.Set("X-Forwarded-For", c.from)
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.StatusCode == http.StatusTooManyRequests; got != c.throttled {
+			t.Errorf("request %d, of %s: %d", i, c.from, resp.StatusCode)
+		}
 	}
 }
 

@@ -1,4 +1,4 @@
-package httpapi
+package clientaddr
 
 import (
 	"net/netip"
@@ -11,9 +11,9 @@ import (
 // maxBlocks bounds how many addresses one generation of rates remembers; there are two generations, of about 100 bytes an entry.
 const maxBlocks = 20_000
 
-// rates is a token bucket for each block of addresses. When maxBlocks are remembered, the older generation is forgotten: who comes from
+// Rates is a token bucket for each Block of addresses, safe for concurrent use. When maxBlocks are remembered, the older generation is forgotten: who comes from
 // that many addresses is not slowed by counting addresses anyway, and an address that keeps coming is carried over with its bucket.
-type rates struct {
+type Rates struct {
 	limit rate.Limit
 	burst int
 
@@ -21,12 +21,13 @@ type rates struct {
 	now, old map[netip.Prefix]*rate.Limiter
 }
 
-func newRates(perSecond float64, burst int) *rates {
-	return &rates{limit: rate.Limit(perSecond), burst: burst, now: map[netip.Prefix]*rate.Limiter{}}
+// NewRates gives each block so many tokens a second, and burst at once.
+func NewRates(perSecond float64, burst int) *Rates {
+	return &Rates{limit: rate.Limit(perSecond), burst: burst, now: map[netip.Prefix]*rate.Limiter{}}
 }
 
-// spend takes one token of b. It returns 0, or after how long there will be one.
-func (r *rates) spend(b netip.Prefix) time.Duration {
+// Spend takes one token of b. It returns 0, or after how long there will be one.
+func (r *Rates) Spend(b netip.Prefix) time.Duration {
 	res := r.bucket(b).Reserve()
 	after := res.Delay()
 	if after > 0 {
@@ -35,15 +36,15 @@ func (r *rates) spend(b netip.Prefix) time.Duration {
 	return after
 }
 
-// wait is spend without spending.
-func (r *rates) wait(b netip.Prefix) time.Duration {
+// Wait is Spend without spending.
+func (r *Rates) Wait(b netip.Prefix) time.Duration {
 	now := time.Now()
 	res := r.bucket(b).ReserveN(now, 1)
 	defer res.CancelAt(now) // at the moment it was made for: later, it would count
 	return res.DelayFrom(now)
 }
 
-func (r *rates) bucket(b netip.Prefix) *rate.Limiter {
+func (r *Rates) bucket(b netip.Prefix) *rate.Limiter {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if l, ok := r.now[b]; ok {
@@ -60,8 +61,8 @@ func (r *rates) bucket(b netip.Prefix) *rate.Limiter {
 	return l
 }
 
-// slots caps how many things are held at once, of all and of each block of addresses.
-type slots struct {
+// Slots caps how many things are held at once, of all and of each Block of addresses. It is safe for concurrent use.
+type Slots struct {
 	all, each int
 
 	mu    sync.Mutex
@@ -69,12 +70,13 @@ type slots struct {
 	total int
 }
 
-func newSlots(all, each int) *slots {
-	return &slots{all: all, each: each, taken: map[netip.Prefix]int{}}
+// NewSlots has all slots, and each of them for one block.
+func NewSlots(all, each int) *Slots {
+	return &Slots{all: all, each: each, taken: map[netip.Prefix]int{}}
 }
 
-// take returns how to give the slot back (more than one call does no harm), or false.
-func (s *slots) take(b netip.Prefix) (release func(), ok bool) {
+// Take returns how to give the slot back (more than one call does no harm), or false.
+func (s *Slots) Take(b netip.Prefix) (release func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.total >= s.all || s.taken[b] >= s.each {
@@ -85,7 +87,14 @@ func (s *slots) take(b netip.Prefix) (release func(), ok bool) {
 	return sync.OnceFunc(func() { s.give(b) }), true
 }
 
-func (s *slots) give(b netip.Prefix) {
+// Held is how many slots are taken.
+func (s *Slots) Held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total
+}
+
+func (s *Slots) give(b netip.Prefix) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.total--
