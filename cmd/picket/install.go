@@ -98,6 +98,9 @@ func (a agent) unit(program string) (string, error) {
 	} else if a.tun != node.Userspace {
 		args = append(args, "--dns", "on") // the unit sees no other process, and could not tell whose /etc it is
 	}
+	if !a.mapPort {
+		args = append(args, "--port-mapping", "off")
+	}
 	for _, word := range args {
 		if strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._:@=+[]-") != "" {
 			return "", fmt.Errorf("%q holds a character that a systemd unit would read otherwise: use letters, digits and / . _ : - only", word)
