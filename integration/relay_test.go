@@ -46,6 +46,10 @@ func TestRelayWhereUDPIsBlocked(t *testing.T) {
 	if !strings.Contains(out, "relay home") || !strings.Contains(out, "no direct path to right") {
 		t.Error("peers does not say why")
 	}
+	out, _ = left.CLI(n.ctx, "netcheck") // it fails, because UDP is blocked
+	if !strings.Contains(out, "blocked: no reflector answers") || !strings.Contains(out, "home answers in") || !strings.Contains(out, "peers find this node there") {
+		t.Errorf("netcheck says:\n%s", out)
+	}
 	flow, err := left.Dial(n.ctx, "tcp", n.address(right, false)+":7000")
 	n.must(err)
 	n.must(router.Unblock(n.ctx))

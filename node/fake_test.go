@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -38,6 +39,7 @@ type fakeOverlay struct {
 	hints   map[acl.NodeID][]netip.AddrPort
 	homes   map[acl.NodeID]path.Home
 	relayed []string
+	mirrors []path.Reflection
 	closed  bool
 	blocked bool           // Block was called
 	host    hostnet.Config // of the last Fit
@@ -122,7 +124,7 @@ func (o *fakeOverlay) SetReflectors(a []netip.AddrPort, _ bool) {
 }
 func (o *fakeOverlay) Port() uint16                                 { return 41641 }
 func (o *fakeOverlay) Reflect()                                     {}
-func (o *fakeOverlay) Reflections() []path.Reflection               { return nil }
+func (o *fakeOverlay) Reflections() []path.Reflection               { return slices.Clone(o.mirrors) }
 func (o *fakeOverlay) Hairpin(context.Context, netip.AddrPort) bool { return false }
 func (o *fakeOverlay) Observed(least int) []netip.AddrPort          { return o.observed[least] }
 func (o *fakeOverlay) Reflexive() []netip.AddrPort {

@@ -41,7 +41,7 @@ func (a api) Netcheck(ctx context.Context) (localapi.Netcheck, error) {
 		return out, err
 	}
 	out.Port = v.overlay.Port()
-	out.Reflectors = reflectors(answers)
+	out.Reflectors, out.Relays = reflectors(answers), a.n.relaying.list()
 	out.IPv4, out.IPv6 = family(local, answers, true), family(local, answers, false)
 	out.UDP = len(out.IPv4.Seen)+len(out.IPv6.Seen) > 0
 	if m := out.IPv4.Mapping; m != "" && m != localapi.MappingNone {
@@ -50,7 +50,7 @@ func (a api) Netcheck(ctx context.Context) (localapi.Netcheck, error) {
 	return out, ctx.Err()
 }
 
-// askReflectors waits until all have answered, or for netcheckTime.
+// askReflectors waits until all have answered, or for netcheckTime. What one said before it was asked is no answer.
 func askReflectors(ctx context.Context, o overlay) []path.Reflection {
 	began := time.Now()
 	o.Reflect()
@@ -60,13 +60,17 @@ func askReflectors(ctx context.Context, o overlay) []path.Reflection {
 		answers := o.Reflections()
 		since := time.Since(began)
 		waiting := slices.ContainsFunc(answers, func(r path.Reflection) bool { return !r.Failed && (!r.Seen.IsValid() || r.Age > since) })
-		if !waiting && len(answers) > 0 || since >= netcheckTime {
+		if !waiting && len(answers) > 0 || since >= netcheckTime || ctx.Err() != nil {
+			for i := range answers {
+				if answers[i].Age > since {
+					answers[i].Seen, answers[i].Latency = netip.AddrPort{}, 0
+				}
+			}
 			return answers
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return answers
 		}
 	}
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
 	"picket.internal/node/control"
+	"picket.internal/node/localapi"
 	"picket.internal/node/relays"
 	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/path"
@@ -129,6 +131,17 @@ func (n *Node) dialRelay(ctx context.Context, t *relayTold, name string) (net.Co
 		}
 	}
 	return n.reach.relay(ctx, join, c)
+}
+
+// list tells of each link, by name.
+func (r *relaying) list() []localapi.NetcheckRelay {
+	links, home := r.set.List(), r.set.Home()
+	out := make([]localapi.NetcheckRelay, 0, len(links))
+	for _, name := range slices.Sorted(maps.Keys(links)) {
+		l := links[name]
+		out = append(out, localapi.NetcheckRelay{Name: name, Home: name == home, Connected: l.Connected, Latency: l.Latency, Problem: l.Err})
+	}
+	return out
 }
 
 // relayLink makes a relay.Client a relays.Link.

@@ -66,6 +66,9 @@ func TestRelay_isMetAndTold(t *testing.T) {
 		if got := r.session().reports; len(got) == 0 || got[len(got)-1].Relay != protocol.OwnRelay {
 			t.Errorf("the coordinator was not told: %+v", got)
 		}
+		if got := r.node.relaying.list(); len(got) != 1 || got[0].Name != protocol.OwnRelay || !got[0].Home || !got[0].Connected || got[0].Latency == 0 {
+			t.Errorf("netcheck is told %+v", got)
+		}
 		r.handler().OnHints(protocol.Hints{Hints: []protocol.Hint{{Node: "a", Relay: protocol.OwnRelay}}})
 		synctest.Wait()
 		want := path.Home{Relay: protocol.OwnRelay, Address: relay.AddressOf(string(testNetwork), p.device.Public())}

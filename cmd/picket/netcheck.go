@@ -60,6 +60,16 @@ func writeNetcheck(w io.Writer, n localapi.Netcheck, now time.Time) {
 		}
 		pairs = append(pairs, title, reflectorText(r))
 	}
+	for i, r := range n.Relays {
+		title := ""
+		if i == 0 {
+			title = "Relays"
+		}
+		pairs = append(pairs, title, relayText(r))
+	}
+	if len(n.Relays) == 0 {
+		pairs = append(pairs, "Relays", "none: the network has none, or this node has no peer to meet there")
+	}
 	fields(w, append(pairs, "Peers are told", joined(n.Told))...)
 	fmt.Fprintln(w, protocol.Printable(outlook(n)))
 }
@@ -118,6 +128,18 @@ func reflectorText(r localapi.NetcheckReflector) string {
 		return fmt.Sprintf("%s cannot be reached: there is no route", r.Address)
 	}
 	return fmt.Sprintf("%s does not answer", r.Address)
+}
+
+func relayText(r localapi.NetcheckRelay) string {
+	switch {
+	case r.Connected && r.Home:
+		return fmt.Sprintf("%s answers in %s, and peers find this node there", r.Name, millis(r.Latency))
+	case r.Connected:
+		return fmt.Sprintf("%s answers in %s", r.Name, millis(r.Latency))
+	case r.Problem != "":
+		return r.Name + " is not connected: " + r.Problem
+	}
+	return r.Name + " is not connected yet"
 }
 
 func joined(list []netip.AddrPort) string {

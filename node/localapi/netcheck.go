@@ -14,7 +14,17 @@ type Netcheck struct {
 	Hairpin     bool                `json:"hairpin"` // what is sent to the public IPv4 address comes back in
 	PortMapping NetcheckPortMapping `json:"portMapping"`
 	Reflectors  []NetcheckReflector `json:"reflectors"` // as far as they could be asked
+	Relays      []NetcheckRelay     `json:"relays"`     // to which there is a connection, or is to be one, by name
 	Told        []netip.AddrPort    `json:"told"`       // where peers are told to find this node
+}
+
+// NetcheckRelay is how the connection to one relay stands.
+type NetcheckRelay struct {
+	Name      string        `json:"name"`
+	Home      bool          `json:"home,omitempty"` // peers are told to find this node there
+	Connected bool          `json:"connected"`
+	Latency   time.Duration `json:"latency,omitzero"` // round trip
+	Problem   string        `json:"problem,omitempty"`
 }
 
 // NetcheckFamily is what is known of one IP version.
