@@ -86,16 +86,16 @@ type carried struct {
 // Relayed takes a datagram that came through a relay, from whoever the relay says has that address there. That is believed no more than a UDP
 // datagram's source: only an authenticated probe binds it to a peer. It never blocks, and keeps nothing of the datagram.
 func (b *Bind) Relayed(from Home, datagram []byte) {
-	w := b.newRelayed(from)
+	alias := from.alias()
 	switch {
 	case b.config.Relay == nil || b.port.Load() == 0:
 	case looksLikeProbe(datagram):
-		b.takeProbe(datagram, w.alias, func() way { return w })
+		b.takeProbe(datagram, alias, func() way { return b.newRelayed(from) })
 	case !looksLikeWireGuard(datagram):
 		b.drop(DropForeign, 1)
 	default:
 		now := b.now()
-		at, owner := b.table.claimant(w.alias, now)
+		at, owner := b.table.claimant(alias, now)
 		if owner == nil {
 			b.drop(DropStranger, 1)
 			return
