@@ -28,13 +28,6 @@ func (h *hub) init() {
 	h.seen = make(map[acl.NodeID]Presence)
 }
 
-// note remembers when a node was here.
-func (h *hub) note(id acl.NodeID, p Presence) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.seen[id] = p
-}
-
 // presence returns what this process knows of a node's presence; false when it had no session yet.
 func (h *hub) presence(id acl.NodeID) (Presence, bool) {
 	h.mu.Lock()
@@ -83,23 +76,25 @@ func (h *hub) all() []*Session {
 }
 
 // put makes s its node's session and returns the one it replaces; nil when there was none.
-func (h *hub) put(s *Session) *Session {
+func (h *hub) put(s *Session, p Presence) *Session {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	old := h.sessions[s.node]
-	h.sessions[s.node] = s
+	h.sessions[s.node], h.seen[s.node] = s, p
 	h.announceLocked()
 	return old
 }
 
-// drop forgets s and reports whether it was still its node's session.
-func (h *hub) drop(s *Session) bool {
+// drop forgets s, remembers when its node was here, and reports whether it was still its node's session. Both at once: nobody finds a node
+// neither here nor with a lease that holds.
+func (h *hub) drop(s *Session, p Presence) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.sessions[s.node] != s {
 		return false
 	}
 	delete(h.sessions, s.node)
+	h.seen[s.node] = p
 	h.announceLocked()
 	return true
 }

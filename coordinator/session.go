@@ -38,7 +38,7 @@ type Session struct {
 	seekers   map[acl.NodeID]struct{} // peers that seek this node
 	digests   map[uint64]string       // of the maps sent, by generation, for receipts
 	newest    uint64                  // the newest of them
-	leaseEnds time.Time               // of the last header sent
+	leaseEnds time.Time               // of the last header sent, by this session or an earlier one
 	asked     asked
 }
 
@@ -146,12 +146,19 @@ func (c *Coordinator) identify(ctx context.Context, h protocol.Hello, ch protoco
 
 // open makes s its node's session.
 func (s *Session) open(ctx context.Context) {
-	old := s.c.hub.put(s)
+	if n := s.c.world.Load().node(s.node); n != nil {
+		p, _ := s.c.presenceOf(n)
+		s.holds(p.LeaseEnds)
+	}
+	old := s.c.hub.put(s, s.presence(true))
 	if err := standing(s.c.world.Load().node(s.node)); err != nil {
 		s.end(err) // removed between the check and put: endMissing has not seen s
 	}
 	if old != nil && old.end(refuse(protocol.CodeReplaced, "a newer session of this node took over")) {
 		s.c.replaced(ctx, old, s)
+	}
+	if old != nil {
+		s.holds(old.presence(false).LeaseEnds) // its last map may have gone out meanwhile
 	}
 	w := s.c.world.Load()
 	if w.node(s.node) != nil {
@@ -162,7 +169,16 @@ func (s *Session) open(ctx context.Context) {
 		}
 	}
 	s.c.announce(s.node)
-	s.savePresence(ctx, true)
+	s.savePresence(ctx, s.presence(true))
+}
+
+// holds notes that the node came with a map that an earlier session sent, which it enforces until ends.
+func (s *Session) holds(ends time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ends.After(s.leaseEnds) {
+		s.leaseEnds = ends
+	}
 }
 
 // replaced notes that a node came a second time while its first session was alive: after a lost connection that is ordinary, often and
@@ -253,21 +269,23 @@ func (s *Session) Logout(ctx context.Context) error {
 // Close ends the session. It may be called more than once.
 func (s *Session) Close() {
 	s.end(refuse(protocol.CodeUnavailable, "the session was closed"))
-	if s.c.hub.drop(s) {
+	if p := s.presence(false); s.c.hub.drop(s, p) {
 		s.c.announce(s.node)
-		s.savePresence(s.last, false)
+		s.savePresence(s.last, p)
 	}
+}
+
+func (s *Session) presence(attached bool) Presence {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Presence{Attached: attached, LastSeen: s.c.now(), LeaseEnds: s.leaseEnds}
 }
 
 // savePresence writes down when the node was here and how long its map holds. Failing is no reason to refuse a node: without it, what is
 // reported errs to the safe side (Coordinator.bound).
-func (s *Session) savePresence(ctx context.Context, attached bool) {
-	s.mu.Lock()
-	p := Presence{Attached: attached, LastSeen: s.c.now(), LeaseEnds: s.leaseEnds}
-	s.mu.Unlock()
+func (s *Session) savePresence(ctx context.Context, p Presence) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 	defer cancel()
-	s.c.hub.note(s.node, p)
 	if err := s.c.store.Update(ctx, func(tx Tx) error { return tx.SetPresence(s.node, p) }); err != nil {
 		s.c.log.Warn("cannot note when a node was seen", "node", s.node, "err", err)
 	}

@@ -374,6 +374,38 @@ func TestReceiptsSurviveRestart(t *testing.T) {
 	}
 }
 
+// What an earlier session sent is enforced until its lease ends: whoever looks while sessions come and go, with or without a map, finds it so.
+func TestLeaseIsKnownWhileSessionsComeAndGo(t *testing.T) {
+	n := newNet(t)
+	a := n.device("a").joinTagged("tag:db").connect()
+	over := make(chan struct{})
+	wrong := make(chan string, 1)
+	go func() {
+		defer close(wrong)
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			if v, err := n.Node(n.ctx, operator, "a"); err != nil || !v.LeaseEnds.After(time.Now()) {
+				wrong <- fmt.Sprintf("%+v, %v", v, err)
+				return
+			}
+		}
+	}()
+	for range 300 {
+		a.session.Close()
+		if err := a.attach(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(over)
+	if v, ok := <-wrong; ok {
+		t.Errorf("a lease that holds is not known: %s", v)
+	}
+}
+
 func TestEvidenceIsRecordedWithinBounds(t *testing.T) {
 	n := newNet(t)
 	a := n.device("a").joinTagged("tag:db").connect()
