@@ -108,10 +108,9 @@ func TestRelayFirstThenDirectThenRelayAgain(t *testing.T) {
 		if s := a.status(b); s.Kind != "direct" || s.Addr != at(addrB) || s.Relay != "" {
 			t.Errorf("%+v", s)
 		}
-		chat(a, b, 10*time.Second)
 		carried := r.carried()
-		chat(a, b, 10*time.Second)
-		if got := r.carried(); got > carried+10 {
+		chat(a, b, dwell+9*roundEvery) // the relay, nearer by far, is asked meanwhile
+		if got := r.carried(); got > carried+60 || a.status(b).Kind != "direct" {
 			t.Errorf("the relay carried %d datagrams beside a direct way", got-carried)
 		}
 		n.SetLink(a.host, b.host, nettest.Link{Loss: 1})
@@ -130,6 +129,48 @@ func TestRelayFirstThenDirectThenRelayAgain(t *testing.T) {
 			t.Errorf("after the direct way came back: %s, %s", x, y)
 		}
 	})
+}
+
+// Where a direct way dies and another one answers, however slowly, that is taken before a relay.
+func TestAnotherDirectWayBeforeARelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lab(1)
+		r := newRelays()
+		a, b := r.start(t, n.Host(addrA), 1, "near"), r.start(t, n.Host(addrB, addrC), 2, "near")
+		meetAt(a, b, home(1), home(2), at(addrB), at(addrC))
+		chat(a, b, 5*time.Second)
+		first := a.status(b).Addr
+		if !first.IsValid() {
+			t.Fatalf("%+v", a.status(b))
+		}
+		l, now := liveOf(t, a, b), a.now()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, c := range l.candidates {
+			switch {
+			case c == l.current:
+				c.missed = now - time.Second
+			case c.direct():
+				c.answered, c.latency = now, 900*time.Millisecond
+			default:
+				c.answered, c.latency = now, time.Millisecond
+			}
+		}
+		if got := l.rescuer(l.current); got == nil || !got.direct() {
+			t.Errorf("%+v rather than the other direct way", got)
+		}
+	})
+}
+
+func liveOf(t *testing.T, n, of *node) *live {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.table.peer(of.tunnel).live
+	if l == nil || l.current == nil {
+		t.Fatal("no path")
+	}
+	return l
 }
 
 // Without any direct way the relay is all there is, and one that dies gives way to the peer's next home.
