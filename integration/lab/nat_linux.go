@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/ti-mo/conntrack"
 	"github.com/vishvananda/netlink"
 )
 
@@ -67,7 +68,7 @@ func (l *LAN) NAT(n, i int, c NATConfig) (*LAN, *Host, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := l.plugAs(router, "eth0", i); err != nil {
+	if err := l.PlugAs(router, "eth0", i); err != nil {
 		return nil, nil, err
 	}
 	if err := router.AddRoute("0.0.0.0/0", l.Address(1)); err != nil {
@@ -90,15 +91,36 @@ func (w *World) behind(router *Host, n int, c NATConfig) (*LAN, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make router %d: %w", n, err)
 	}
-	rules := filepath.Join(router.Dir, "nat.nft")
-	if err := os.WriteFile(rules, []byte(c.rules(router.IP)), 0o600); err != nil {
-		return nil, err
-	}
-	if _, err := router.Run(context.Background(), "nft", "-f", rules); err != nil {
-		return nil, fmt.Errorf("make router %d: %w", n, err)
-	}
 	lan.routed = true
-	return lan, nil
+	return lan, router.translate(c)
+}
+
+// translate has the router do as told, and no longer as it was told before.
+func (h *Host) translate(c NATConfig) error {
+	rules := filepath.Join(h.Dir, "nat.nft")
+	text := "table ip nat\ndelete table ip nat\n" + c.rules(h.IP) // the first line is for who has none to delete
+	if err := os.WriteFile(rules, []byte(text), 0o600); err != nil {
+		return err
+	}
+	if _, err := h.Run(context.Background(), "nft", "-f", rules); err != nil {
+		return fmt.Errorf("translate addresses at %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+// RestartNAT is a router that is switched off and on again: it has forgotten what it lent, and does from then on what it is told now.
+func (h *Host) RestartNAT(c NATConfig) error {
+	if err := h.translate(c); err != nil {
+		return err
+	}
+	return h.ns.Do(func() error {
+		tracked, err := conntrack.Dial(nil)
+		if err != nil {
+			return err
+		}
+		defer tracked.Close()
+		return tracked.Flush()
+	})
 }
 
 // rules is the router's table in the words of nft(8). owner is who inside has lent a port, contacted whom he has sent to from it. What comes in unasked

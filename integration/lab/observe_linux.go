@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -115,6 +116,35 @@ func (o *Observers) Hairpins(from, to *Host) (bool, error) {
 	_, _ = a.WriteToUDPAddrPort([]byte("hairpin"), atB)
 	_, _ = one.WriteToUDPAddrPort([]byte("end"), atB)
 	return hear(b)["hairpin"], nil
+}
+
+// Carries sends n datagrams, at most 250 (more would not fit the receiver's queue), and reports how many got out and how many of them came after a later one.
+func (o *Observers) Carries(h *Host, n int) (came, overtaken int, err error) {
+	var open sockets
+	defer open.close()
+	at, from := open.on(o.near, o.near.IP), open.on(h, nil)
+	if open.err != nil {
+		return 0, 0, open.err
+	}
+	for i := range n {
+		if _, err := from.WriteToUDPAddrPort([]byte(strconv.Itoa(i)), local(at)); err != nil {
+			return 0, 0, err
+		}
+	}
+	buf := make([]byte, 64)
+	for last := -1; came < n; came++ {
+		_ = at.SetReadDeadline(time.Now().Add(observeTime))
+		k, _, err := at.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			break
+		}
+		if i, _ := strconv.Atoi(string(buf[:k])); i < last {
+			overtaken++
+		} else {
+			last = i
+		}
+	}
+	return came, overtaken, nil
 }
 
 // reaches reports whether a TCP connection can be opened from here.
