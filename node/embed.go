@@ -20,8 +20,8 @@ type Program struct{ api api }
 // Program is for a node with Config.Listeners; run is the context that Run was called with.
 func (n *Node) Program(run context.Context) Program { return Program{api{n, run}} }
 
-// Status is `picket status`.
-func (p Program) Status() localapi.Status { return p.api.n.view.Load().status() }
+// Coordinator is the URL of the network's that the node is or was in, "" for none.
+func (p Program) Coordinator() string { return p.api.n.view.Load().id.URL }
 
 // Admitted reports whether the node belongs to a network, so that Up needs no person and no auth key.
 func (p Program) Admitted() bool {

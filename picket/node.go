@@ -69,8 +69,7 @@ func start(ctx context.Context, c Config) (*Node, error) {
 
 // join returns when the node is up.
 func (n *Node) join(ctx context.Context, c Config) error {
-	known := n.program.Status().Coordinator != ""
-	if err := c.joinable(known); err != nil && !n.program.Admitted() {
+	if err := c.joinable(n.program.Coordinator() != ""); err != nil && !n.program.Admitted() {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -211,7 +211,7 @@ func TestBacklogIsShared(t *testing.T) {
 		t.Errorf("beyond its share: %v, want a refusal", err)
 	}
 	dialTo(t, a, "tcp", netip.AddrPortFrom(b6, 80)) // as a6, which stands for another peer
-	for range 2 { // one for the share, and one because the other peer has less left
+	for range 2 {                                   // one for the share, and one because the other peer has less left
 		c, err := at.Accept()
 		if err != nil {
 			t.Fatal(err)
@@ -258,6 +258,37 @@ func eventually(t *testing.T, what string, is func() bool) {
 			t.Fatalf("in vain: %s", what)
 		}
 	}
+}
+
+// One peer may hold half of all connections, however long, and no more.
+func TestOnePeersOpenConnectionsLeaveRoomForOthers(t *testing.T) {
+	a, b, _ := newPair(t)
+	l := serving(t, b)
+	at := listenTCP(t, l, "tcp", ":80")
+	go func() {
+		for {
+			c, err := at.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+		}
+	}()
+	to := netip.AddrPortFrom(b4, 80)
+	for range maxTCPConnections / 2 {
+		c, err := a.Dial(within(t), "tcp", to)
+		for ; errors.Is(err, syscall.ECONNREFUSED); c, err = a.Dial(within(t), "tcp", to) {
+			time.Sleep(time.Millisecond) // Accept is behind
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if _, err := a.Dial(within(t), "tcp", to); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("beyond its share: %v, want a refusal", err)
+	}
+	dialTo(t, a, "tcp", netip.AddrPortFrom(b6, 80)) // as a6, which stands for another peer
 }
 
 func TestListenerCloses(t *testing.T) {
