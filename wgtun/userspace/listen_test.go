@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
 // serving has b's listeners served until the test ends.
@@ -289,6 +291,34 @@ func TestOnePeersOpenConnectionsLeaveRoomForOthers(t *testing.T) {
 		t.Errorf("beyond its share: %v, want a refusal", err)
 	}
 	dialTo(t, a, "tcp", netip.AddrPortFrom(b6, 80)) // as a6, which stands for another peer
+}
+
+// Who vanished without a word does not hold its place for good.
+func TestAVanishedPeerIsNoticed(t *testing.T) {
+	a, b, c := newPair(t)
+	l := serving(t, b)
+	at := listenTCP(t, l, "tcp", ":80")
+	dialTo(t, a, "tcp", netip.AddrPortFrom(b4, 80))
+	near, err := at.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	ep := near.(*tcpConn).ep
+	eventually(t, "it asks whether the peer is there", ep.SocketOptions().GetKeepAlive)
+	var idle tcpip.KeepaliveIdleOption
+	if err := ep.GetSockOpt(&idle); err != nil || time.Duration(idle) != keepaliveIdle {
+		t.Errorf("after %v, %v; want %v", time.Duration(idle), err, keepaliveIdle)
+	}
+	c.mu.Lock()
+	c.onWire = func([]byte) ([]byte, bool) { return nil, false }
+	c.mu.Unlock()
+	short, interval := tcpip.KeepaliveIdleOption(10*time.Millisecond), tcpip.KeepaliveIntervalOption(10*time.Millisecond)
+	_, _ = ep.SetSockOpt(&interval), ep.SetSockOpt(&short)
+	_ = near.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := near.Read(make([]byte, 1)); !errors.Is(err, syscall.ETIMEDOUT) {
+		t.Errorf("after the peer has vanished: %v, want a timeout of the connection", err)
+	}
 }
 
 func TestListenerCloses(t *testing.T) {
