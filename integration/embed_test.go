@@ -24,14 +24,14 @@ import (
 	"picket.internal/picket"
 )
 
-// policyForPrograms lets alice, and nobody else, reach programs on a port; they may reach one port of hers.
+// policyForPrograms lets alice, and nobody else, reach programs on a port; they may reach hers that need no privilege.
 func policyForPrograms(port string) string {
 	return `{
 	"tagOwners": {"tag:app": ["alice@example.com"]},
 	"grants": [
 		{"src": ["alice@example.com"], "dst": ["tag:app"], "ip": ["tcp:` + port + `"]},
 		{"src": ["bob@example.com"], "dst": ["tag:app"], "ip": ["icmp:*"]},
-		{"src": ["tag:app"], "dst": ["alice@example.com"], "ip": ["tcp:15432"]},
+		{"src": ["tag:app"], "dst": ["alice@example.com"], "ip": ["tcp:1024-65535"]},
 	],
 }`
 }
@@ -95,7 +95,9 @@ func (n *network) embed(c picket.Config) *picket.Node {
 func TestEmbedded(t *testing.T) {
 	n := newNetwork(t, true, policyForPrograms("*"))
 	alice, bob := n.laptop("alice"), n.laptop("bob")
-	_, err := alice.Host.Serve(n.ctx, "tcp", "127.0.0.1:15432")
+	back, err := alice.Host.Port(15432)
+	n.must(err)
+	_, err = alice.Host.Serve(n.ctx, "tcp", "127.0.0.1:"+back)
 	n.must(err)
 	secret := hostService(t)
 	key, err := n.coordinator.AuthKey(n.ctx, "--tag", "tag:app")
@@ -121,7 +123,7 @@ func TestEmbedded(t *testing.T) {
 			t.Errorf("%s: %v, want a refusal", who, err)
 		}
 	}
-	n.reachesPeersAlone(app)
+	n.reachesPeersAlone(app, back)
 	n.knowsPeersAlone(app, n.address(alice, false))
 
 	began := time.Now()
@@ -140,7 +142,22 @@ func TestEmbedded(t *testing.T) {
 	}
 
 	addresses := app.Addresses()
+	if second, err := picket.Start(n.ctx, config); err == nil || !strings.Contains(err.Error(), "another directory in Config.Dir") {
+		t.Errorf("a second node with the same directory: %v, %v", second, err)
+	}
 	n.must(app.Close())
+	for _, of := range []func() error{
+		app.Err,
+		func() error { _, err := app.Listen("tcp", ":81"); return err },
+		func() error { _, err := app.ListenPacket("udp", ":81"); return err },
+		func() error { _, err := app.Dial(n.ctx, "tcp", "alice:"+back); return err },
+		func() error { _, err := app.WhoIs(own); return err },
+		func() error { _, err := l.Accept(); return err },
+	} {
+		if err := of(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+	}
 	config.AuthKey = ""
 	if app = n.embed(config); app.Addresses()[0] != addresses[0] {
 		t.Errorf("after a restart it is at %v, before at %v", app.Addresses(), addresses)
@@ -189,9 +206,9 @@ func hostService(t *testing.T) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-func (n *network) reachesPeersAlone(p *picket.Node) {
+func (n *network) reachesPeersAlone(p *picket.Node, port string) {
 	n.t.Helper()
-	c, err := p.Dial(n.ctx, "tcp", "alice:15432")
+	c, err := p.Dial(n.ctx, "tcp", "alice:"+port)
 	n.must(err)
 	defer c.Close()
 	_, err = c.Write([]byte("line\n"))
@@ -203,7 +220,7 @@ func (n *network) reachesPeersAlone(p *picket.Node) {
 	if _, err := p.Dial(n.ctx, "tcp", "alice:22"); !errors.Is(err, syscall.EACCES) || !strings.Contains(err.Error(), "policy") {
 		n.t.Errorf("a port that is not allowed: %v", err)
 	}
-	for _, to := range []string{"localhost:15432", "127.0.0.1:15432", "example.com:80", p.Addresses()[0].String() + ":80", "app:80", "alice"} {
+	for _, to := range []string{"localhost:" + port, "127.0.0.1:" + port, "example.com:80", p.Addresses()[0].String() + ":80", "app:80", "alice"} {
 		if c, err := p.Dial(n.ctx, "tcp", to); err == nil {
 			c.Close()
 			n.t.Errorf("%s was reached", to)

@@ -97,10 +97,14 @@ func (n *Node) join(ctx context.Context, c Config) error {
 	if gone := n.gone(); gone != nil {
 		return gone
 	}
-	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("%w: %s", context.Cause(ctx), waiting)
+	switch cause := context.Cause(ctx); {
+	case err == nil || cause == nil:
+		return err
+	case errors.Is(cause, errNobodyToAsk):
+		return cause
+	default:
+		return fmt.Errorf("%w: %s", cause, waiting)
 	}
-	return err
 }
 
 // errNobodyToAsk ends a Start whose auth key the coordinator did not take for an admission.
