@@ -124,7 +124,7 @@ func (v *view) explainDial(d aim, to netip.AddrPort, err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		answered = "no answer in time"
 		if v.pathTo(to.Addr()) == "" {
-			answered = "no path to it was found: `picket ping` and `picket netcheck` say more"
+			answered = "no path to it was found" + v.hint(": `picket ping` and `picket netcheck` say more")
 		}
 	default:
 		answered = err.Error()

@@ -135,7 +135,7 @@ func TestProgramDials(t *testing.T) {
 			if err == nil {
 				c.Close()
 			}
-			if err == nil || !strings.Contains(err.Error(), d.want) || errors.Is(err, syscall.EACCES) != (d.want == "refused by the policy") {
+			if err == nil || !strings.Contains(err.Error(), d.want) || strings.Contains(err.Error(), "picket ") || errors.Is(err, syscall.EACCES) != (d.want == "refused by the policy") {
 				t.Errorf("Dial(%q, %q): %v, want %q", d.network, d.address, err, d.want)
 			}
 		}

@@ -125,6 +125,14 @@ func (v *view) problem() string {
 	return ""
 }
 
+// hint is s, a command to try, for those who have commands: a program has none.
+func (v *view) hint(s string) string {
+	if v.embedded {
+		return ""
+	}
+	return s
+}
+
 // again is how a node comes back to its network.
 func (v *view) again(why string) string {
 	if v.embedded {

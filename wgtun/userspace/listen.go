@@ -76,7 +76,7 @@ func (l *Listeners) ListenPacket(network, address string) (net.PacketConn, error
 }
 
 // open gives a place on the overlay to a new receiver.
-func open[R receiver](l *Listeners, transport, network, address string, make func(place) R) (none R, err error) {
+func open[R receiver](l *Listeners, transport, network, address string, fresh func(place) R) (none R, err error) {
 	fail := func(err error) (R, error) {
 		return none, fmt.Errorf("listen %s %.80s: %w", network, address, err)
 	}
@@ -105,7 +105,7 @@ func open[R receiver](l *Listeners, transport, network, address string, make fun
 	if !free(p.port) {
 		return fail(fmt.Errorf("this program listens there already: %w", syscall.EADDRINUSE))
 	}
-	r := make(p)
+	r := fresh(p)
 	l.open[transport][p.port] = append(l.open[transport][p.port], r)
 	return r, nil
 }

@@ -65,6 +65,13 @@ func (w *waiting) abandon() {
 	w.at.waiting.release(w.peer)
 }
 
+// refuse resets a connection that the program does not get.
+func (w *waiting) refuse(c *tcpConn) {
+	w.abandon()
+	_ = c.SetLinger(0)
+	_ = c.Close()
+}
+
 // carry hands the connection to Accept and stays until the program has closed it: until then it counts. When ctx ends it is reset, and the program's
 // to close all the same.
 func (w *waiting) carry(ctx context.Context, c *tcpConn) {
@@ -76,8 +83,7 @@ func (w *waiting) carry(ctx context.Context, c *tcpConn) {
 	}
 	w.at.mu.Unlock()
 	if ended {
-		w.abandon()
-		c.ep.Abort()
+		w.refuse(c)
 		return
 	}
 	select {
@@ -134,9 +140,7 @@ func (l *listener) Close() error {
 	for {
 		select {
 		case c := <-l.queue:
-			c.part.abandon()
-			_ = c.SetLinger(0)
-			_ = c.Close()
+			c.part.refuse(c.tcpConn)
 		default:
 			return nil
 		}
