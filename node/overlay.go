@@ -15,6 +15,7 @@ import (
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/path"
+	"picket.internal/wgtun/userspace"
 )
 
 // overlay is the node's foot in the overlay: a tunnel, and what joins it to this host.
@@ -77,8 +78,10 @@ type overlayConfig struct {
 	loopback bool // paths may lead over loopback addresses
 	// proxies are the listeners of this agent's own proxies, to which no peer is joined: whoever reaches them acts as this node.
 	proxies []net.Listener
-	relay   path.Carrier
-	onCut   func([]filter.Cut)
+	// listeners take all inbound flows; nil has them come out at ports of 127.0.0.1. Userspace alone.
+	listeners *userspace.Listeners
+	relay     path.Carrier
+	onCut     func([]filter.Cut)
 	// onSeek and onReflected are wgtun.Config's.
 	onSeek      func(context.Context, acl.NodeID)
 	onReflected func(context.Context)
