@@ -187,14 +187,22 @@ func byRelay(ctx context.Context, addr string, keys []string) (pipe, error) {
 	client := relay.NewClient(relay.ClientConfig{
 		Name: relayName, Network: relayNet, Device: device,
 		Dial: func(ctx context.Context) (net.Conn, error) {
-			c := &http.Client{Transport: &http.Transport{TLSClientConfig: unverified}}
+			var cork *relay.Cork // as package control has it
+			c := &http.Client{Transport: &http.Transport{TLSClientConfig: unverified, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				cork = relay.NewCork(conn)
+				return cork, nil
+			}}}
 			ws, _, err := websocket.Dial(ctx, "https://"+addr+protocol.PathRelay, &websocket.DialOptions{HTTPClient: c, CompressionMode: websocket.CompressionDisabled})
 			if err != nil {
 				return nil, err
 			}
 			conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
 			ws.SetReadLimit(1 << 20)
-			return conn, nil
+			return cork.Through(conn), nil
 		},
 		Pass: func() []byte {
 			pass := relay.NewPass(relayNet, device.Public(), []relay.Address{far}, time.Now())
