@@ -75,8 +75,8 @@ type overlayConfig struct {
 	// ranges of the overlay, as far as they are known when it is opened: no path leads through them.
 	ranges   []netip.Prefix
 	loopback bool // paths may lead over loopback addresses
-	// proxies are the listeners of this agent's own proxies, to which no peer is joined: whoever reaches them acts as this node.
-	proxies []net.Listener
+	// inbound joins peers to services of this host.
+	inbound *inbound
 	relay   path.Carrier
 	onCut   func([]filter.Cut)
 	// onSeek and onReflected are wgtun.Config's.

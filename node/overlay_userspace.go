@@ -18,7 +18,7 @@ import (
 type userspaceOverlay struct {
 	*wgtun.Tunnel
 	stack   *userspace.Stack
-	proxies []net.Listener
+	inbound *inbound
 }
 
 func openUserspace(c overlayConfig) (overlay, error) {
@@ -34,7 +34,7 @@ func openUserspace(c overlayConfig) (overlay, error) {
 		stack.Device().Close()
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
-	return &userspaceOverlay{tunnel, stack, c.proxies}, nil
+	return &userspaceOverlay{tunnel, stack, c.inbound}, nil
 }
 
 func (o *userspaceOverlay) Run(ctx context.Context) error {
@@ -44,16 +44,13 @@ func (o *userspaceOverlay) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// dialLocal joins a peer to a service of this host. The proxies are none for peers: with a grant to this node's ports one would go on
-// from there to all that this node may reach.
+// dialLocal joins a peer to a service of this host; addr is HOST:PORT, and the host is this one.
 func (o *userspaceOverlay) dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
-	for _, l := range o.proxies {
-		if network == "tcp" && l.Addr().String() == addr {
-			return nil, fmt.Errorf("dial %s: the agent's own proxy", addr)
-		}
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
-	var d net.Dialer
-	return d.DialContext(ctx, network, addr)
+	return o.inbound.dial(ctx, network, at.Port())
 }
 
 func (o *userspaceOverlay) Fit(c hostnet.Config) error { return o.stack.SetAddresses(c.Addresses) }
