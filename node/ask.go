@@ -317,3 +317,15 @@ func (o overlayNetwork) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, 
 	}
 	return v.overlay.Dial(ctx, to)
 }
+
+func (o overlayNetwork) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	v := o.n.view.Load()
+	if v.overlay == nil {
+		return nil, errNoOverlay
+	}
+	return v.overlay.DialUDP(ctx, to)
+}
+
+func (o overlayNetwork) FromPeer(from netip.AddrPort) bool {
+	return o.n.inbound.entrances.fromPeer(from)
+}

@@ -31,7 +31,7 @@ func agentFlags() []cli.Flag {
 		&cli.UintFlag{Name: "port", Usage: "the UDP `PORT` for the tunnel; 0 lets the system choose"},
 		&cli.StringFlag{Name: "mtu", Value: strconv.Itoa(node.LeastMTU), Usage: "the interface's `MTU`, in bytes; above 1280 the path to each peer is measured; \"auto\" for what this host's links carry"},
 		&cli.StringFlag{Name: "dns", Value: "auto", Usage: "auto: bring this machine's resolver to ask for peers, unless /etc may be another network's; on: in any case; `off`: never, whatever picket up says"},
-		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP; no UDP), such as 127.0.0.1:1080"},
+		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP and UDP), such as 127.0.0.1:1080"},
 		&cli.StringFlag{Name: "http-proxy", Usage: "lead local programs into the overlay by HTTP CONNECT at `ADDR`, such as 127.0.0.1:8118"},
 		&cli.StringFlag{Name: "port-mapping", Value: "on", Usage: "ask the default gateway to lead a port here (PCP, NAT-PMP, UPnP): `on|off`"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},

@@ -1,6 +1,6 @@
 // Package proxy lets programs on this host open connections into the overlay without a network interface.
 //
-// Two ways in, both on loopback: SOCKS5 (RFC 1928; CONNECT without authentication, no BIND, no UDP ASSOCIATE) and HTTP CONNECT
+// Two ways in, both on loopback: SOCKS5 (RFC 1928; CONNECT and UDP ASSOCIATE, without authentication, no BIND) and HTTP CONNECT
 // (RFC 9110 section 9.3.6). A destination is an overlay address or the name of a peer; nothing else is resolved or dialled, so neither
 // proxy is a way to the rest of the world or to this host's own services. What leaves them meets the same filter as everything else.
 package proxy
@@ -25,6 +25,10 @@ type Network interface {
 	Overlay(a netip.Addr) bool
 	// Dial opens a TCP connection to an overlay address.
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// DialUDP is Dial for datagrams; it waits for nobody.
+	DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// FromPeer reports whether a datagram from that address of this host may be a peer's, who must not go on into the overlay from here.
+	FromPeer(from netip.AddrPort) bool
 }
 
 const (
@@ -42,6 +46,7 @@ type Proxy struct {
 	network Network
 	logger  *slog.Logger
 	serve   func(ctx context.Context, p *Proxy, c net.Conn) error
+	flows   Pool
 }
 
 // NewSOCKS5 makes a SOCKS5 proxy; it starts nothing.
