@@ -20,7 +20,7 @@ const streamTime = 30 * time.Second
 // Dial opens a TCP connection to a peer. What the policy refuses is said in its words before anything is sent; the filter judges all the same.
 func (a api) Dial(ctx context.Context, d localapi.Dial) (localapi.Conn, error) {
 	v := a.n.view.Load()
-	to, err := v.dialable(d, time.Now())
+	to, err := v.dialable(d, acl.TCP, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -39,14 +39,14 @@ func (a api) Dial(ctx context.Context, d localapi.Dial) (localapi.Conn, error) {
 }
 
 // dialable is the address to dial: one of a peer, and nothing that lies behind one.
-func (v *view) dialable(d localapi.Dial, now time.Time) (to netip.AddrPort, err error) {
+func (v *view) dialable(d localapi.Dial, proto acl.Proto, now time.Time) (to netip.AddrPort, err error) {
 	switch {
 	case v.overlay == nil || v.state != localapi.StateRunning:
 		return to, errors.New("nothing can be reached: " + v.problem())
 	case d.Port == 0:
 		return to, errors.New("0 is no port: write a number from 1 to 65535")
 	}
-	flow, err := v.flow("", question{host: d.Peer, proto: acl.TCP, port: d.Port})
+	flow, err := v.flow("", question{host: d.Peer, proto: proto, port: d.Port})
 	if err != nil {
 		return to, err
 	}
@@ -62,11 +62,13 @@ func (v *view) dialable(d localapi.Dial, now time.Time) (to netip.AddrPort, err 
 	return netip.AddrPortFrom(flow.Dst, d.Port), nil
 }
 
+const refusedThere = "refused: nothing listens there, or its own rules are not these yet"
+
 func (v *view) explainDial(d localapi.Dial, to netip.AddrPort, err error) error {
 	var answered string
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		answered = "refused: nothing listens there, or its own rules are not these yet"
+		answered = refusedThere
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		answered = "no answer in time"
 		if v.pathTo(to.Addr()) == "" {

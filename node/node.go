@@ -69,6 +69,7 @@ type Node struct {
 	tasks     sync.WaitGroup
 	names     *dns.Service
 	inbound   inbound
+	passages  passages
 
 	// owned by Run
 	id       *identity
@@ -144,7 +145,7 @@ func New(c Config) (*Node, error) {
 	}
 	n := &Node{
 		config: c, log: c.Logger, reach: realReach(c.Logger, c.TUN), id: id, clock: newClock(0),
-		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), timer: time.NewTimer(time.Hour),
+		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), passages: newPassages(), timer: time.NewTimer(time.Hour),
 	}
 	for _, l := range []net.Listener{c.SOCKS5, c.HTTPProxy} { // no peer can be joined to them before there is an overlay
 		if l != nil {

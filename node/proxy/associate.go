@@ -110,13 +110,13 @@ func (a *association) answer(from netip.AddrPort, b []byte) {
 	_, _ = a.relay.WriteToUDPAddrPort(b, a.client) // too long a one is lost
 }
 
-func (a *association) opened(to netip.AddrPort, err error) {
+func (a *association) opened(to netip.AddrPort, _ net.Conn, err error) {
 	if err != nil {
 		a.proxy.logger.Debug("proxy refused", "proxy", a.proxy.name, "to", to, "reason", err)
 	}
 }
 
-func (a *association) ended(to netip.AddrPort, _ Bytes, err error) { a.opened(to, err) }
+func (a *association) ended(to netip.AddrPort, _ Bytes, err error) { a.opened(to, nil, err) }
 
 // addrPort is the zero one when a is no socket's address.
 func addrPort(a net.Addr) netip.AddrPort {

@@ -19,7 +19,7 @@ const (
 	// flowIdle is how long a flow lives without a datagram either way: as long as the filter keeps a UDP flow that was answered.
 	flowIdle = 180 * time.Second
 	// refusalTime is how long what cannot be dialled, or was refused, is not tried again.
-	refusalTime = 100 * time.Millisecond
+	refusalTime = time.Second
 	maxDatagram = 65535
 )
 
@@ -57,7 +57,7 @@ type carrier struct {
 	room   int
 	answer func(key netip.AddrPort, b []byte)
 	// opened and ended are told of each flow; err of opened says that there is none, and err of ended is nil when it was idle or made room.
-	opened func(key netip.AddrPort, err error)
+	opened func(key netip.AddrPort, far net.Conn, err error)
 	ended  func(key netip.AddrPort, passed Bytes, err error)
 
 	flows map[netip.AddrPort]*flow // guarded by the pool
@@ -72,7 +72,7 @@ func (c *carrier) send(ctx context.Context, key netip.AddrPort, b []byte) {
 	if f == nil {
 		conn, err := c.dial(ctx, key)
 		f = c.begin(key, conn)
-		c.opened(key, err)
+		c.opened(key, conn, err)
 		if conn != nil {
 			c.work.Go(func() { c.hear(f) })
 		}

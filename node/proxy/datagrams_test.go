@@ -27,7 +27,7 @@ func (f *farEnd) carrier(p *Pool) *carrier {
 	return &carrier{
 		pool: p, dial: f.dial,
 		answer: func(key netip.AddrPort, b []byte) { f.note(&f.heard, key.String()+" "+string(b)) },
-		opened: func(key netip.AddrPort, err error) {
+		opened: func(key netip.AddrPort, _ net.Conn, err error) {
 			if err != nil {
 				f.note(&f.told, "refused "+key.String())
 			}

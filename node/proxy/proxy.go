@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -148,27 +147,8 @@ func (p *Proxy) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return p.network.Dial(ctx, to)
 }
 
-// splice copies both ways until both have ended; the end of one direction is passed on and does not end the other.
-func splice(ctx context.Context, client net.Conn, fromClient io.Reader, far net.Conn) {
+// splice joins a client who was answered to the far end.
+func splice(ctx context.Context, client, far net.Conn) {
 	client.SetDeadline(time.Time{})
-	stop := context.AfterFunc(ctx, func() { far.Close() })
-	defer stop()
-	defer far.Close()
-	var both sync.WaitGroup
-	both.Go(func() { pass(far, fromClient) })
-	both.Go(func() { pass(client, far) })
-	both.Wait()
-}
-
-// pass copies until from ends; on failure it closes both ends, by the writer's whole connection, so that the other direction ends too.
-func pass(to net.Conn, from io.Reader) {
-	_, err := io.Copy(to, from)
-	half, ok := to.(interface{ CloseWrite() error })
-	if err == nil && ok && half.CloseWrite() == nil {
-		return
-	}
-	to.Close()
-	if c, ok := from.(net.Conn); ok {
-		c.Close()
-	}
+	_, _ = Join(ctx, client, far) // both ends were told
 }

@@ -68,7 +68,7 @@ func serveSOCKS5(ctx context.Context, p *Proxy, c net.Conn) error {
 		far.Close()
 		return err
 	}
-	splice(ctx, c, c, far)
+	splice(ctx, c, far)
 	return nil
 }
 
