@@ -124,13 +124,13 @@ func (a api) forwardGate(f localapi.Forward, p *passage) *proxy.Gate {
 	return g
 }
 
-// gate tells of who passes; e is what its events have in common.
+// gate tells of who passes; e is what its events have in common. The caller sets Dial.
 func (p *passage) gate(n *Node, e localapi.PassageEvent) *proxy.Gate {
 	return &proxy.Gate{
-		Budget: n.passages.budget, FromPeer: n.inbound.entrances.fromPeer,
+		Budget: n.passages.outward, FromPeer: n.inbound.entrances.fromPeer,
 		Opened: func(from, to netip.AddrPort, err error) {
 			e := e
-			e.Kind, e.From, e.Address = localapi.PassageBegan, from, to
+			e.Kind, e.From, e.Who, e.Address = localapi.PassageBegan, from, n.view.Load().nameAt(from.Addr()), to
 			if err != nil {
 				e.Kind, e.Reason = localapi.PassageRefused, err.Error()
 			}
@@ -138,7 +138,8 @@ func (p *passage) gate(n *Node, e localapi.PassageEvent) *proxy.Gate {
 		},
 		Ended: func(from netip.AddrPort, passed proxy.Bytes, err error) {
 			e := e
-			e.Kind, e.From, e.Sent, e.Received, e.Reason = localapi.PassageEnded, from, passed.Sent, passed.Received, endText(err)
+			e.Kind, e.From, e.Who = localapi.PassageEnded, from, n.view.Load().nameAt(from.Addr())
+			e.Sent, e.Received, e.Reason = passed.Sent, passed.Received, endText(err)
 			p.tell(e)
 		},
 	}

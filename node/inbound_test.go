@@ -3,6 +3,7 @@ package node
 import (
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -21,6 +22,8 @@ func listen(t *testing.T) net.Listener {
 	return l
 }
 
+var somePeer = netip.MustParseAddrPort("100.64.0.2:4000")
+
 func portOf(l net.Listener) uint16 { return addrPort(l.Addr()).Port() }
 
 // TestUserspace_joinsNoPeerToTheProxies: in an overlay without interface inbound flows come out at loopback, where the proxies are.
@@ -35,14 +38,13 @@ func TestUserspace_joinsNoPeerToTheProxies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &userspaceOverlay{inbound: &n.inbound}
 	for _, l := range []net.Listener{socks5, http} {
-		if c, err := o.dialLocal(t.Context(), "tcp", l.Addr().String()); err == nil {
+		if c, err := n.inbound.dial(t.Context(), "tcp", somePeer, portOf(l)); err == nil {
 			c.Close()
 			t.Errorf("a peer was joined to the proxy at %s", l.Addr())
 		}
 	}
-	c, err := o.dialLocal(t.Context(), "tcp", free.Addr().String())
+	c, err := n.inbound.dial(t.Context(), "tcp", somePeer, portOf(free))
 	if err != nil {
 		t.Fatalf("a service: %v", err)
 	}
@@ -54,12 +56,12 @@ func TestInbound_refusesEntrances(t *testing.T) {
 	l := listen(t)
 	for proto, network := range map[acl.Proto]string{acl.TCP: "tcp", acl.UDP: "udp"} {
 		leave := i.entrances.enter(service{proto, portOf(l)})
-		if c, err := i.dial(t.Context(), network, portOf(l)); err == nil {
+		if c, err := i.dial(t.Context(), network, somePeer, portOf(l)); err == nil {
 			c.Close()
 			t.Errorf("a peer was joined to an entrance over %s", network)
 		}
 		leave()
-		c, err := i.dial(t.Context(), network, portOf(l))
+		c, err := i.dial(t.Context(), network, somePeer, portOf(l))
 		if err != nil {
 			t.Errorf("%s, after the entrance was closed: %v", network, err)
 			continue
@@ -76,7 +78,7 @@ func TestInbound_refusesEntranceOpenedMeanwhile(t *testing.T) {
 		i.entrances.enter(service{acl.TCP, portOf(l)})
 		return nil
 	}
-	if c, err := i.dial(t.Context(), "tcp", portOf(l)); err == nil {
+	if c, err := i.dial(t.Context(), "tcp", somePeer, portOf(l)); err == nil {
 		c.Close()
 		t.Error("a peer was joined to an entrance")
 	}
@@ -85,7 +87,7 @@ func TestInbound_refusesEntranceOpenedMeanwhile(t *testing.T) {
 // TestInbound_notesPeersSockets: what a peer sends must be known for his by whoever leads datagrams into the overlay.
 func TestInbound_notesPeersSockets(t *testing.T) {
 	var i inbound
-	c, err := i.dial(t.Context(), "udp", 9)
+	c, err := i.dial(t.Context(), "udp", somePeer, 9)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,8 @@ type Config struct {
 	Socket    net.Listener // for the command line; Run closes it
 	SOCKS5    net.Listener // on loopback; nil for none; Run closes it
 	HTTPProxy net.Listener // on loopback; nil for none; Run closes it
+	// ExposedOnly has peers reach nothing but what is exposed; without an interface.
+	ExposedOnly bool
 	// DNS answers the host's programs; the zero one answers `picket dns query` and the proxies alone.
 	DNS DNS
 	// Loopback tells the coordinator loopback addresses, too: for several nodes on one host.
@@ -147,6 +149,7 @@ func New(c Config) (*Node, error) {
 		config: c, log: c.Logger, reach: realReach(c.Logger, c.TUN), id: id, clock: newClock(0),
 		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), passages: newPassages(), timer: time.NewTimer(time.Hour),
 	}
+	n.inbound.only = c.ExposedOnly
 	for _, l := range []net.Listener{c.SOCKS5, c.HTTPProxy} { // no peer can be joined to them before there is an overlay
 		if l != nil {
 			n.inbound.entrances.enter(service{acl.TCP, addrPort(l.Addr()).Port()})

@@ -40,17 +40,8 @@ func openUserspace(c overlayConfig) (overlay, error) {
 func (o *userspaceOverlay) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.Tunnel.Run(ctx) })
-	g.Go(func() error { return o.stack.ForwardInbound(ctx, o.dialLocal) })
+	g.Go(func() error { return o.stack.ForwardInbound(ctx, o.inbound.dial) })
 	return g.Wait()
-}
-
-// dialLocal joins a peer to a service of this host; addr is HOST:PORT, and the host is this one.
-func (o *userspaceOverlay) dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
-	at, err := netip.ParseAddrPort(addr)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", addr, err)
-	}
-	return o.inbound.dial(ctx, network, at.Port())
 }
 
 func (o *userspaceOverlay) Fit(c hostnet.Config) error { return o.stack.SetAddresses(c.Addresses) }

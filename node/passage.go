@@ -18,12 +18,13 @@ const maxPassages = 64
 
 // passages is what all forwards and exposures share.
 type passages struct {
-	places chan struct{} // one for each port
-	budget *proxy.Budget
+	places  chan struct{} // one for each port
+	outward *proxy.Budget // of forwards
+	inward  *proxy.Budget // of exposures: peers leave room for this host's programs
 }
 
 func newPassages() passages {
-	return passages{places: make(chan struct{}, maxPassages), budget: proxy.NewBudget()}
+	return passages{places: make(chan struct{}, maxPassages), outward: proxy.NewBudget(), inward: proxy.NewBudget()}
 }
 
 // take takes places for n ports, or none.

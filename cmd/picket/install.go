@@ -93,6 +93,9 @@ func (a agent) unit(program string) (string, error) {
 			args = append(args, more[0], more[1])
 		}
 	}
+	if a.exposedOnly {
+		args = append(args, "--inbound", "exposed")
+	}
 	if a.dns == "off" {
 		args = append(args, "--dns", "off")
 	} else if a.tun != node.Userspace {

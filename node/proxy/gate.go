@@ -26,6 +26,8 @@ func NewBudget() *Budget { return &Budget{conns: make(chan struct{}, maxAllConns
 // Gate leads what comes to one listener to one place, a connection for each client. Its functions are called concurrently.
 type Gate struct {
 	Budget *Budget
+	// PerClient bounds the TCP connections of one client address; 0 is no bound.
+	PerClient int
 	// Dial opens the way for a client; of datagrams it must not wait for anybody.
 	Dial func(ctx context.Context, from netip.AddrPort) (net.Conn, error)
 	// FromPeer is Network's.
@@ -37,7 +39,7 @@ type Gate struct {
 }
 
 // errGateFull is told to Opened.
-var errGateFull = fmt.Errorf("too many connections are open at once: %d here, or %d in all", maxGateConns, maxAllConns)
+var errGateFull = fmt.Errorf("too many connections are open at once: %d here, %d in all, or those of one address", maxGateConns, maxAllConns)
 
 // ServeTCP answers on l until ctx ends, then closes it and resets every connection; it returns nil on cancellation.
 func (g *Gate) ServeTCP(ctx context.Context, l net.Listener) error {
@@ -47,7 +49,7 @@ func (g *Gate) ServeTCP(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	mine := make(chan struct{}, maxGateConns)
+	mine, of := make(chan struct{}, maxGateConns), clients{most: g.PerClient}
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -56,7 +58,7 @@ func (g *Gate) ServeTCP(ctx context.Context, l net.Listener) error {
 			}
 			return err
 		}
-		free, ok := take(mine, g.Budget.conns)
+		free, ok := of.take(addrPort(c.RemoteAddr()).Addr(), mine, g.Budget.conns)
 		if !ok {
 			Reset(c)
 			g.Opened(addrPort(c.RemoteAddr()), netip.AddrPort{}, errGateFull)
@@ -67,6 +69,38 @@ func (g *Gate) ServeTCP(ctx context.Context, l net.Listener) error {
 			g.one(ctx, c)
 		})
 	}
+}
+
+// clients counts what each client has.
+type clients struct {
+	most int
+	mu   sync.Mutex
+	have map[netip.Addr]int
+}
+
+// take is the function take, and one more place of the client's own.
+func (c *clients) take(client netip.Addr, places ...chan struct{}) (free func(), ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.most > 0 && c.have[client] >= c.most {
+		return nil, false
+	}
+	others, ok := take(places...)
+	if !ok {
+		return nil, false
+	}
+	if c.have == nil {
+		c.have = make(map[netip.Addr]int)
+	}
+	c.have[client]++
+	return func() {
+		others()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.have[client]--; c.have[client] == 0 {
+			delete(c.have, client)
+		}
+	}, true
 }
 
 // take takes one place of each, or none.

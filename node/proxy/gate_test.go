@@ -191,6 +191,23 @@ func TestGate_isBounded(t *testing.T) {
 	w.heard(t, "opened")
 }
 
+func TestClients_haveTheirShare(t *testing.T) {
+	c, all := clients{most: 2}, make(chan struct{}, 3)
+	a, b := key(1).Addr(), netip.MustParseAddr("100.64.0.3")
+	free, ok1 := c.take(a, all)
+	_, ok2 := c.take(a, all)
+	_, ok3 := c.take(a, all)
+	_, ok4 := c.take(b, all)
+	_, ok5 := c.take(b, all)
+	if !ok1 || !ok2 || ok3 || !ok4 || ok5 {
+		t.Errorf("took %v %v %v, another %v, more than there are %v", ok1, ok2, ok3, ok4, ok5)
+	}
+	free()
+	if _, ok := c.take(b, all); !ok || len(all) != 3 || c.have[a] != 1 {
+		t.Errorf("what was given back is not free: %d are taken, %v", len(all), c.have)
+	}
+}
+
 func TestTake_takesAllOrNone(t *testing.T) {
 	a, full := make(chan struct{}, 1), make(chan struct{})
 	if _, ok := take(a, full); ok || len(a) != 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -31,8 +32,16 @@ const (
 	defaultReceiveSize = 0 // the stack's own
 )
 
-// DialFunc opens a connection to a service of this host.
-type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+// DialFunc opens the service of this host that stands behind a port of the overlay address, for the peer at from; network is "tcp" or "udp". TCP
+// connections that it returns should have CloseWrite, or they end both ways at the peer's end of stream, and SetLinger, or a peer's
+// failure reads as an end.
+type DialFunc func(ctx context.Context, network string, from netip.AddrPort, port uint16) (net.Conn, error)
+
+// dialLocalhost opens the same port of 127.0.0.1.
+func dialLocalhost(ctx context.Context, network string, _ netip.AddrPort, port uint16) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+}
 
 // forwarder hands inbound connections to localhost while one ForwardInbound runs.
 type forwarder struct {
@@ -51,12 +60,11 @@ type forwarder struct {
 }
 
 // ForwardInbound hands every inbound TCP connection and UDP flow on port P to 127.0.0.1:P (or dial, when not nil) until ctx
-// ends; then every forwarded connection is closed and nil returned. A port on which nothing listens is refused to the peer as
-// a kernel would: the handshake is completed only after localhost has accepted. Only one call may run at a time. TCP connections
-// that dial returns should have CloseWrite; one that has not ends both ways at the peer's end of stream.
-func (s *Stack) ForwardInbound(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) error {
+// ends; then every forwarded connection is closed and nil returned. A port on which nothing listens, or that dial refuses, is refused to
+// the peer as a kernel would: the handshake is completed only after localhost has accepted. Only one call may run at a time.
+func (s *Stack) ForwardInbound(ctx context.Context, dial DialFunc) error {
 	if dial == nil {
-		dial = new(net.Dialer).DialContext
+		dial = dialLocalhost
 	}
 	f := &forwarder{
 		stack:    s,
@@ -149,8 +157,9 @@ func (f *forwarder) setHalfOpen(id stack.TransportEndpointID, waiting bool) bool
 }
 
 // dialLocal opens the service that stands behind a port of the overlay address.
-func (f *forwarder) dialLocal(network string, port uint16) (net.Conn, error) {
+func (f *forwarder) dialLocal(network string, id stack.TransportEndpointID) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(f.ctx, localDialTimeout)
 	defer cancel()
-	return f.dial(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	from, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	return f.dial(ctx, network, netip.AddrPortFrom(from, id.RemotePort), id.LocalPort)
 }

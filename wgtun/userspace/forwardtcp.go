@@ -46,7 +46,7 @@ func (f *forwarder) openTCP(r *tcp.ForwarderRequest, queue *waiter.Queue) (net.C
 		return nil, nil, false
 	}
 	defer opened()
-	local, err := f.dialLocal("tcp", r.ID().LocalPort)
+	local, err := f.dialLocal("tcp", r.ID())
 	if err != nil {
 		r.Complete(true) // the peer sees the refusal that localhost gave us
 		return nil, nil, false
@@ -100,7 +100,7 @@ func splice(ctx context.Context, local net.Conn, remote *gonet.TCPConn, ep tcpip
 
 // reset closes a connection of this host such that its other end reads an error and no end of stream.
 func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
+	if tcp, ok := c.(interface{ SetLinger(seconds int) error }); ok {
 		_ = tcp.SetLinger(0)
 	}
 	_ = c.Close()

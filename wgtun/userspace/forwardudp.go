@@ -37,7 +37,7 @@ func (s *Stack) inboundUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 		go func() {
 			defer done()
 			defer first.DecRef()
-			f.serveUDP(gonet.NewUDPConn(queue, ep), id.LocalPort, first)
+			f.serveUDP(gonet.NewUDPConn(queue, ep), id, first)
 		}()
 	}).HandlePacket(id, pkt)
 	if !started {
@@ -48,10 +48,11 @@ func (s *Stack) inboundUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 }
 
 // serveUDP carries one flow until it has been idle, localhost refuses, or ctx ends.
-func (f *forwarder) serveUDP(remote *gonet.UDPConn, port uint16, first *stack.PacketBuffer) {
+func (f *forwarder) serveUDP(remote *gonet.UDPConn, id stack.TransportEndpointID, first *stack.PacketBuffer) {
 	defer remote.Close()
-	local, err := f.dialLocal("udp", port)
+	local, err := f.dialLocal("udp", id)
 	if err != nil {
+		f.stack.portUnreachable(first)
 		return
 	}
 	defer local.Close()
