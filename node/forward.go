@@ -59,11 +59,14 @@ func checkForward(f localapi.Forward, caller int) error {
 		return fmt.Errorf("the address %s is not on loopback: whoever reaches it acts as this node, so use 127.0.0.1:%d", f.Listen, f.Listen.Port())
 	case f.Listen.Port() < firstFreePort && caller > 0:
 		return fmt.Errorf("port %d is one of root's: name one from %d up", f.Listen.Port(), firstFreePort)
-	case f.Peer == "":
-		return errors.New("no peer is named: write LOCALPORT:PEER:PORT")
+	case f.Peer == "" || len(f.Peer) > maxPeerName:
+		return errors.New("no peer is named, or by no name that one can have: write LOCALPORT:PEER:PORT")
 	}
 	return nil
 }
+
+// maxPeerName is that of a DNS name, in bytes (RFC 1035 section 2.3.4).
+const maxPeerName = 255
 
 // firstFreePort is the least one that is not root's.
 const firstFreePort = 1024

@@ -27,6 +27,7 @@ func TestForward_refuses(t *testing.T) {
 		"0 is no port":                      {Listen: at("127.0.0.1:0"), Peer: "a", Port: 22},
 		"0 is no port: write a number from": {Listen: at("127.0.0.1:5432"), Peer: "a"},
 		"no peer is named":                  {Listen: at("127.0.0.1:5432"), Port: 22},
+		"no name that one can have":         {Listen: at("127.0.0.1:5432"), Port: 22, Peer: strings.Repeat("a", maxPeerName+1)},
 	} {
 		if err := checkForward(f, 0); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", f, err, want)

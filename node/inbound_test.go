@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"picket.internal/acl"
+	"picket.internal/node/proxy"
 	"picket.internal/node/statefile"
 )
 
@@ -94,5 +95,17 @@ func TestInbound_notesPeersSockets(t *testing.T) {
 	defer c.Close()
 	if !i.entrances.fromPeer(addrPort(c.LocalAddr())) {
 		t.Error("the socket's address is not noted")
+	}
+	x := exposure{to: service{acl.UDP, 9}, opened: func(_, _ netip.AddrPort, _ error) {}, ended: func(netip.AddrPort, proxy.Bytes, error) {}}
+	if _, err := i.expose(service{acl.UDP, 80}, &x); err != nil {
+		t.Fatal(err)
+	}
+	e, err := i.dial(t.Context(), "udp", somePeer, 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if e.RemoteAddr().String() != "127.0.0.1:9" || !i.entrances.fromPeer(addrPort(e.LocalAddr())) {
+		t.Errorf("the socket of what is exposed leads to %s, or is not noted", e.RemoteAddr())
 	}
 }

@@ -49,6 +49,7 @@ func associate(ctx context.Context, p *Proxy, c net.Conn, host string, port uint
 	defer relay.Close()
 	go func() {
 		defer close(done)
+		defer c.Close() // an association without its relay is over
 		a.carry(ctx)
 	}()
 	if err := answerBound(c, replyOK, addrPort(relay.LocalAddr())); err != nil {
