@@ -183,6 +183,7 @@ func TestForward_followsPeerAndPolicy(t *testing.T) {
 		c.Rules = nil
 		takes(7, c)
 		if c, err := net.Dial("tcp", at); err == nil {
+			c.(*net.TCPConn).CloseWrite() // or an echo would wait for more
 			if _, err := io.ReadAll(c); err == nil {
 				t.Error("what the policy refuses reads as a finished connection")
 			}
