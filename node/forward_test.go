@@ -130,6 +130,31 @@ func (w *world) forwarding(port uint16, udp bool) (at string, events <-chan loca
 	}
 }
 
+// echoing is a connection whose other end echoes.
+func echoing() net.Conn {
+	near, far := net.Pipe()
+	go func() {
+		io.Copy(far, far)
+		far.Close()
+	}()
+	return near
+}
+
+// echoesOnce sends five bytes to at, wants them back, and closes.
+func echoesOnce(t *testing.T, at string) {
+	t.Helper()
+	c, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "hello")
+	b := make([]byte, 5)
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
+		t.Errorf("echoed %q, %v", b, err)
+	}
+}
+
 // TestForward_followsPeerAndPolicy: nothing here uses fake time; the bubble only holds the world.
 func TestForward_followsPeerAndPolicy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -140,30 +165,15 @@ func TestForward_followsPeerAndPolicy(t *testing.T) {
 		var dialled []string
 		w.overlay().dials = func(network string, to netip.AddrPort) (net.Conn, error) {
 			dialled = append(dialled, network+" "+to.String())
-			near, far := net.Pipe()
-			go func() {
-				io.Copy(far, far)
-				far.Close()
-			}()
-			return near, nil
+			return echoing(), nil
 		}
 		at, events, stop := w.forwarding(22, false)
 		through := func() {
 			t.Helper()
-			c, err := net.Dial("tcp", at)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			io.WriteString(c, "hello")
-			b := make([]byte, 5)
-			if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
-				t.Errorf("echoed %q, %v", b, err)
-			}
+			echoesOnce(t, at)
 			if e := <-events; e.Kind != localapi.PassageBegan || !e.From.Addr().IsLoopback() {
 				t.Errorf("told %+v", e)
 			}
-			c.Close()
 			if e := <-events; e.Kind != localapi.PassageEnded || e.Sent != 5 || e.Received != 5 {
 				t.Errorf("told %+v", e)
 			}
@@ -214,12 +224,7 @@ func TestForward_datagrams(t *testing.T) {
 		c.Rules[0].Ports = []acl.Ports{{Proto: acl.UDP, First: 22, Last: 22}}
 		w.send(w.signed(5, c))
 		w.overlay().dials = func(network string, to netip.AddrPort) (net.Conn, error) {
-			near, far := net.Pipe()
-			go func() {
-				io.Copy(far, far)
-				far.Close()
-			}()
-			return near, nil
+			return echoing(), nil
 		}
 		at, events, stop := w.forwarding(22, true)
 		if !w.node.inbound.entrances.contains(service{acl.UDP, netip.MustParseAddrPort(at).Port()}) {

@@ -26,7 +26,7 @@ func newGate(t *testing.T, refuse error) *gateWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,14 +60,14 @@ func newGate(t *testing.T, refuse error) *gateWorld {
 			if err != nil {
 				word = "cut"
 			}
-			if b.Sent > 0 || b.Received > 0 {
+			if b != (Bytes{}) {
 				word += " with bytes"
 			}
 			w.told <- word
 		},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
+	done := newDone()
 	go func() { done <- g.ServeTCP(ctx, l) }()
 	w.end = sync.OnceFunc(func() {
 		cancel()
