@@ -289,7 +289,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 	o, err := n.reach.overlay(ctx, overlayConfig{
 		name: n.config.TUN, mtu: n.mtu(), port: n.port(ctx), tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
 		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, relay: n.relaying.set, logger: n.log,
-		inbound: &n.inbound, onSeek: n.onSeek, onReflected: n.onReflected,
+		inbound: &n.inbound, listeners: n.config.Listeners, onSeek: n.onSeek, onReflected: n.onReflected,
 	})
 	if err != nil {
 		if n.trouble.overlay != err.Error() {

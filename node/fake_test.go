@@ -24,6 +24,7 @@ import (
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/path"
+	"picket.internal/wgtun/userspace"
 )
 
 // fakeOverlay keeps what it was given. It opens at once and closes when told.
@@ -331,6 +332,8 @@ type world struct {
 	cleaned  int             // how often leftovers were taken back
 	run      context.Context // of the agent
 	stop     func()
+	// listeners, when set before the start, are those of the program that the node is part of.
+	listeners *userspace.Listeners
 }
 
 func (w *world) api() api { return api{w.node, w.run} }
@@ -350,7 +353,11 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n, err := New(Config{State: dir, Version: "test", TUN: "picket0", Socket: newQuietListener(), Logger: slog.New(slog.DiscardHandler)})
+	c := Config{State: dir, Version: "test", TUN: "picket0", Socket: newQuietListener(), Logger: slog.New(slog.DiscardHandler)}
+	if w.listeners != nil {
+		c.TUN, c.Socket, c.Listeners = Userspace, nil, w.listeners
+	}
+	n, err := New(c)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
@@ -150,14 +149,5 @@ func (p *passage) gate(n *Node, e localapi.PassageEvent) *proxy.Gate {
 
 // dialUDP is Dial for datagrams; it waits for nobody.
 func (a api) dialUDP(ctx context.Context, d localapi.Dial) (net.Conn, error) {
-	v := a.n.view.Load()
-	to, err := v.dialable(d, acl.UDP, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	c, err := v.overlay.DialUDP(ctx, to)
-	if err != nil {
-		return nil, v.explainDial(d, to, err)
-	}
-	return c, nil
+	return a.n.view.Load().dial(ctx, aim{peer: d.Peer, port: d.Port, proto: acl.UDP})
 }

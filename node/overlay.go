@@ -15,6 +15,7 @@ import (
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/path"
+	"picket.internal/wgtun/userspace"
 )
 
 // overlay is the node's foot in the overlay: a tunnel, and what joins it to this host.
@@ -77,8 +78,10 @@ type overlayConfig struct {
 	loopback bool // paths may lead over loopback addresses
 	// inbound joins peers to services of this host.
 	inbound *inbound
-	relay   path.Carrier
-	onCut   func([]filter.Cut)
+	// listeners take all inbound flows; nil has inbound take them. Userspace alone.
+	listeners *userspace.Listeners
+	relay     path.Carrier
+	onCut     func([]filter.Cut)
 	// onSeek and onReflected are wgtun.Config's.
 	onSeek      func(context.Context, acl.NodeID)
 	onReflected func(context.Context)

@@ -16,6 +16,7 @@ var errnos = []struct {
 	{(&tcpip.ErrConnectionRefused{}).String(), syscall.ECONNREFUSED},
 	{(&tcpip.ErrConnectionReset{}).String(), syscall.ECONNRESET},
 	{(&tcpip.ErrConnectionAborted{}).String(), syscall.ECONNABORTED},
+	{(&tcpip.ErrAborted{}).String(), syscall.ECONNABORTED},
 	{(&tcpip.ErrHostUnreachable{}).String(), syscall.EHOSTUNREACH},
 	{(&tcpip.ErrNetworkUnreachable{}).String(), syscall.ENETUNREACH},
 	{(&tcpip.ErrTimeout{}).String(), syscall.ETIMEDOUT},
