@@ -116,11 +116,13 @@ type dialError struct {
 func (e *dialError) Error() string { return e.text }
 func (e *dialError) Unwrap() error { return e.err }
 
+const refusedThere = "refused: nothing listens there, or its own rules are not these yet"
+
 func (v *view) explainDial(d aim, to netip.AddrPort, err error) error {
 	var answered string
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		answered = "refused: nothing listens there, or its own rules are not these yet"
+		answered = refusedThere
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		answered = "no answer in time"
 		if v.pathTo(to.Addr()) == "" {

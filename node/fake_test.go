@@ -58,6 +58,8 @@ type fakeOverlay struct {
 	reprobed              int
 	sought                []acl.NodeID
 
+	dials func(network string, to netip.AddrPort) (net.Conn, error) // nil for one that refuses
+
 	unready  []acl.NodeID
 	rekeyed  []key.TunnelPrivate
 	rekeyErr error
@@ -160,9 +162,23 @@ func (o *fakeOverlay) Ping(ctx context.Context, _ acl.NodeID) (time.Duration, ne
 func (o *fakeOverlay) Echo(context.Context, netip.Addr, netip.Addr) (time.Duration, error) {
 	return 2 * time.Millisecond, o.echoErr
 }
-func (o *fakeOverlay) Dial(context.Context, netip.AddrPort) (net.Conn, error) {
-	return nil, errors.New("connection refused")
+func (o *fakeOverlay) Dial(_ context.Context, to netip.AddrPort) (net.Conn, error) {
+	return o.dial("tcp", to)
 }
+func (o *fakeOverlay) dial(network string, to netip.AddrPort) (net.Conn, error) {
+	if o.dials == nil {
+		return nil, errors.New("connection refused")
+	}
+	c, err := o.dials(network, to)
+	return pipeEnd{c}, err
+}
+
+// pipeEnd is a pipe's end that passes for a connection.
+type pipeEnd struct{ net.Conn }
+
+func (c pipeEnd) CloseWrite() error   { return c.Close() }
+func (c pipeEnd) SetLinger(int) error { return nil }
+
 func (o *fakeOverlay) Unready(key.TunnelPublic) []acl.NodeID {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -175,7 +191,7 @@ func (o *fakeOverlay) Rekey(k key.TunnelPrivate) (*wgtun.Rekeying, error) {
 	return new(wgtun.Rekeying), o.rekeyErr
 }
 func (o *fakeOverlay) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	return o.Dial(ctx, to)
+	return o.dial("udp", to)
 }
 func (o *fakeOverlay) Interface() string { return "picket0" }
 func (o *fakeOverlay) Recent(limit int, want func(*filter.Flow) bool) filter.Recent {

@@ -42,6 +42,8 @@ type Config struct {
 	Socket    net.Listener // for the command line; Run closes it
 	SOCKS5    net.Listener // on loopback; nil for none; Run closes it
 	HTTPProxy net.Listener // on loopback; nil for none; Run closes it
+	// ExposedOnly has peers reach nothing but what is exposed; without an interface.
+	ExposedOnly bool
 	// Listeners are those of the program that this node is part of, nil for an agent. They take all inbound flows; TUN is Userspace then, and there
 	// is neither socket nor proxy.
 	Listeners *userspace.Listeners
@@ -72,6 +74,8 @@ type Node struct {
 	capturing chan struct{}
 	tasks     sync.WaitGroup
 	names     *dns.Service
+	inbound   inbound
+	passages  passages
 
 	// owned by Run
 	id       *identity
@@ -150,7 +154,13 @@ func New(c Config) (*Node, error) {
 	}
 	n := &Node{
 		config: c, log: c.Logger, reach: realReach(c.Logger, c.TUN), id: id, clock: newClock(0),
-		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), timer: time.NewTimer(time.Hour),
+		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), passages: newPassages(), timer: time.NewTimer(time.Hour),
+	}
+	n.inbound.only = c.ExposedOnly
+	for _, l := range []net.Listener{c.SOCKS5, c.HTTPProxy} { // no peer can be joined to them before there is an overlay
+		if l != nil {
+			n.inbound.entrances.enter(service{acl.TCP, addrPort(l.Addr()).Port()})
+		}
 	}
 	n.relaying = n.newRelaying()
 	n.changed = make(chan struct{}, 1)

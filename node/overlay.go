@@ -76,9 +76,9 @@ type overlayConfig struct {
 	// ranges of the overlay, as far as they are known when it is opened: no path leads through them.
 	ranges   []netip.Prefix
 	loopback bool // paths may lead over loopback addresses
-	// proxies are the listeners of this agent's own proxies, to which no peer is joined: whoever reaches them acts as this node.
-	proxies []net.Listener
-	// listeners take all inbound flows; nil has them come out at ports of 127.0.0.1. Userspace alone.
+	// inbound joins peers to services of this host.
+	inbound *inbound
+	// listeners take all inbound flows; nil has inbound take them. Userspace alone.
 	listeners *userspace.Listeners
 	relay     path.Carrier
 	onCut     func([]filter.Cut)

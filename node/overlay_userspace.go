@@ -19,8 +19,8 @@ import (
 type userspaceOverlay struct {
 	*wgtun.Tunnel
 	stack     *userspace.Stack
-	proxies   []net.Listener
-	listeners *userspace.Listeners // nil: 127.0.0.1
+	inbound   *inbound
+	listeners *userspace.Listeners // nil: inbound
 }
 
 func openUserspace(c overlayConfig) (overlay, error) {
@@ -36,7 +36,7 @@ func openUserspace(c overlayConfig) (overlay, error) {
 		stack.Device().Close()
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
-	return &userspaceOverlay{tunnel, stack, c.proxies, c.listeners}, nil
+	return &userspaceOverlay{tunnel, stack, c.inbound, c.listeners}, nil
 }
 
 func (o *userspaceOverlay) Run(ctx context.Context) error {
@@ -46,21 +46,9 @@ func (o *userspaceOverlay) Run(ctx context.Context) error {
 		if o.listeners != nil {
 			return o.stack.Serve(ctx, o.listeners)
 		}
-		return o.stack.ForwardInbound(ctx, o.dialLocal)
+		return o.stack.ForwardInbound(ctx, o.inbound.dial)
 	})
 	return g.Wait()
-}
-
-// dialLocal joins a peer to a service of this host. The proxies are none for peers: with a grant to this node's ports one would go on
-// from there to all that this node may reach.
-func (o *userspaceOverlay) dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
-	for _, l := range o.proxies {
-		if network == "tcp" && l.Addr().String() == addr {
-			return nil, fmt.Errorf("dial %s: the agent's own proxy", addr)
-		}
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, network, addr)
 }
 
 func (o *userspaceOverlay) Fit(c hostnet.Config) error { return o.stack.SetAddresses(c.Addresses) }

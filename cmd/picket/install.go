@@ -91,7 +91,7 @@ func (a agent) unit(program string) (string, error) {
 	} else if a.mtu != node.LeastMTU {
 		args = append(args, "--mtu", fmt.Sprint(a.mtu))
 	}
-	for _, more := range [][2]string{{"--socks5", a.socks5}, {"--http-proxy", a.http}} {
+	for _, more := range [][2]string{{"--socks5", a.socks5}, {"--http-proxy", a.http}, {"--inbound", map[bool]string{true: "exposed"}[a.exposedOnly]}} {
 		if more[1] != "" {
 			args = append(args, more[0], more[1])
 		}

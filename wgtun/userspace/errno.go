@@ -20,6 +20,7 @@ var errnos = []struct {
 	{(&tcpip.ErrHostUnreachable{}).String(), syscall.EHOSTUNREACH},
 	{(&tcpip.ErrNetworkUnreachable{}).String(), syscall.ENETUNREACH},
 	{(&tcpip.ErrTimeout{}).String(), syscall.ETIMEDOUT},
+	{(&tcpip.ErrMessageTooLong{}).String(), syscall.EMSGSIZE},
 }
 
 // errnoOf turns an error of the stack into one that errors.Is can match.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -29,9 +28,6 @@ const (
 	abortInterval      = 50 * time.Millisecond
 	defaultReceiveSize = 0 // the stack's own
 )
-
-// DialFunc opens a connection to a service of this host.
-type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // destination is where inbound flows go: the host's own ports, or a program's listeners.
 type destination interface {
@@ -66,12 +62,11 @@ type forwarder struct {
 }
 
 // ForwardInbound hands every inbound TCP connection and UDP flow on port P to 127.0.0.1:P (or dial, when not nil) until ctx
-// ends; then every forwarded connection is closed and nil returned. A port on which nothing listens is refused to the peer as
-// a kernel would: the handshake is completed only after localhost has accepted. Only one call of this or Serve may run at a time. TCP connections
-// that dial returns should have CloseWrite; one that has not ends both ways at the peer's end of stream.
-func (s *Stack) ForwardInbound(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) error {
+// ends; then every forwarded connection is closed and nil returned. A port on which nothing listens, or that dial refuses, is refused to
+// the peer as a kernel would: the handshake is completed only after localhost has accepted. Only one call of this or Serve may run at a time.
+func (s *Stack) ForwardInbound(ctx context.Context, dial DialFunc) error {
 	if dial == nil {
-		dial = new(net.Dialer).DialContext
+		dial = dialLocalhost
 	}
 	return s.forward(ctx, localhost{dial})
 }

@@ -38,7 +38,7 @@ func (h localhost) openUDP(f *forwarder, id stack.TransportEndpointID, pkt *stac
 		go func() {
 			defer done()
 			defer first.DecRef()
-			h.serveUDP(f, gonet.NewUDPConn(queue, ep), id.LocalPort, first)
+			h.serveUDP(f, gonet.NewUDPConn(queue, ep), id, first)
 		}()
 	}).HandlePacket(id, pkt)
 	if !started {
@@ -49,10 +49,11 @@ func (h localhost) openUDP(f *forwarder, id stack.TransportEndpointID, pkt *stac
 }
 
 // serveUDP carries one flow until it has been idle, localhost refuses, or ctx ends.
-func (h localhost) serveUDP(f *forwarder, remote *gonet.UDPConn, port uint16, first *stack.PacketBuffer) {
+func (h localhost) serveUDP(f *forwarder, remote *gonet.UDPConn, id stack.TransportEndpointID, first *stack.PacketBuffer) {
 	defer remote.Close()
-	local, err := h.open(f.ctx, "udp", port)
+	local, err := h.open(f.ctx, "udp", id)
 	if err != nil {
+		f.stack.portUnreachable(first)
 		return
 	}
 	defer local.Close()

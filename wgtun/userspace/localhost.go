@@ -5,23 +5,36 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
+// DialFunc opens the service of this host that stands behind a port of the overlay address, for the peer at from; network is "tcp" or "udp". TCP
+// connections that it returns should have CloseWrite, or they end both ways at the peer's end of stream, and SetLinger, or a peer's
+// failure reads as an end.
+type DialFunc func(ctx context.Context, network string, from netip.AddrPort, port uint16) (net.Conn, error)
+
+// dialLocalhost opens the same port of 127.0.0.1.
+func dialLocalhost(ctx context.Context, network string, _ netip.AddrPort, port uint16) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+}
+
 // localhost is the destination that joins peers to the services of this host.
 type localhost struct{ dial DialFunc }
 
 // open opens the service that stands behind a port of the overlay address.
-func (h localhost) open(ctx context.Context, network string, port uint16) (net.Conn, error) {
+func (h localhost) open(ctx context.Context, network string, id stack.TransportEndpointID) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, localDialTimeout)
 	defer cancel()
-	return h.dial(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	from, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	return h.dial(ctx, network, netip.AddrPortFrom(from, id.RemotePort), id.LocalPort)
 }
 
 func (h localhost) openTCP(f *forwarder, id stack.TransportEndpointID) (taker, error) {
-	c, err := h.open(f.ctx, "tcp", id.LocalPort)
+	c, err := h.open(f.ctx, "tcp", id)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +76,7 @@ type halfCloser interface{ CloseWrite() error }
 
 // reset closes a connection of this host such that its other end reads an error and no end of stream.
 func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
+	if tcp, ok := c.(interface{ SetLinger(seconds int) error }); ok {
 		_ = tcp.SetLinger(0)
 	}
 	_ = c.Close()
