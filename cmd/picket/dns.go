@@ -69,6 +69,9 @@ func dnsStatus(c *cli.Context) error {
 
 func showDNS(w io.Writer, d localapi.DNS) {
 	pairs := []string{"Names", namesText(d), "Mode", d.Mode, "Why", d.Why, "Changed here", strings.Join(d.Changed, ", "), "Answers at", d.Listen}
+	if d.UDPOnly {
+		pairs[len(pairs)-1] += ", by UDP only: another program has TCP port 53 at every address"
+	}
 	if d.On {
 		pairs = append(pairs, "Other names", strings.Join(d.Upstream, ", "))
 		if len(d.Upstream) == 0 {

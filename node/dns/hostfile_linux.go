@@ -43,7 +43,7 @@ func (f *fileMode) apply(s HostSettings) HostState {
 	}
 	if f.written == nil {
 		if err := f.keep(); err != nil {
-			return HostState{Trouble: fmt.Sprintf("%s cannot be kept for later, so it is left as it is: %v", resolvPath, err)}
+			return HostState{Trouble: resolvPath + " cannot be kept for later, so it is left as it is: " + reason(err)}
 		}
 	} else if !bytes.Equal(now, f.written) {
 		f.beaten = true
@@ -55,7 +55,10 @@ func (f *fileMode) apply(s HostSettings) HostState {
 	text := f.render(s)
 	if !bytes.Equal(text, now) {
 		if err := replace(path, text); err != nil {
-			return HostState{Trouble: fmt.Sprintf("%s cannot be written: %v", resolvPath, err)}
+			if f.written == nil { // nothing of it was changed: there is nothing to put back
+				err = errors.Join(err, f.forget())
+			}
+			return HostState{Trouble: resolvPath + " cannot be written: " + reason(err)}
 		}
 	}
 	f.written = text
@@ -76,16 +79,23 @@ func (f *fileMode) before() string {
 	return ""
 }
 
+// reason is why a file cannot be changed, and what to do.
+func reason(err error) string {
+	without := "; picket up --dns=off leaves names alone"
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return "it is on a read-only file system: have it made writable, or point a nameserver line at " + Listen.Addr().String() + without
+	case errors.Is(err, fs.ErrPermission):
+		return "operation not permitted: it may be immutable (lsattr shows an i): chattr -i, or point a nameserver line at " + Listen.Addr().String() + without
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
+
 // keep puts what is there now aside. It is there afterwards as well, until it is replaced: no program finds none.
 func (f *fileMode) keep() error {
 	path, before, kept := f.host.path(resolvPath), f.host.path(beforePath), f.host.path(keptPath)
-	for _, old := range []string{before, kept} {
-		if _, err := os.Lstat(old); err != nil {
-			continue // there is none
-		}
-		if err := os.Remove(old); err != nil {
-			return err
-		}
+	if err := f.forget(); err != nil {
+		return err
 	}
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -95,14 +105,35 @@ func (f *fileMode) keep() error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission) && !isMount(path):
-		return copyFile(path, kept)
+		return f.copyKept(path, kept)
 	case isMount(path):
 		if err = copyFile(path, before); errors.Is(err, syscall.EROFS) {
-			err = copyFile(path, kept)
+			err = f.copyKept(path, kept)
 		}
 		return err
 	}
 	return copyNode(path, before)
+}
+
+// forget removes what was put aside.
+func (f *fileMode) forget() error {
+	for _, old := range []string{f.host.path(beforePath), f.host.path(keptPath)} {
+		if _, err := os.Lstat(old); err != nil {
+			continue // there is none
+		}
+		if err := os.Remove(old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyKept copies into a folder that agents with their state elsewhere do not have.
+func (*fileMode) copyKept(path, kept string) error {
+	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+		return err
+	}
+	return copyFile(path, kept)
 }
 
 // render is the text of our file: the host's own options and search domains go on.
