@@ -273,10 +273,10 @@ func TestUnreachableInWords(t *testing.T) {
 		"no route":                {"https://192.0.2.1", failing(syscall.ENETUNREACH), ErrUnreachable, "no route"},
 		"no answer":               {"https://" + silent.Addr().String(), nil, ErrUnreachable, "does not answer"},
 		"no TLS":                  {notTLS, nil, ErrUnreachable, "does not speak TLS"},
-		"TLS 1.2 only":            {tls12, nil, ErrUnreachable, "protocol version"},
-		"a web site":              {website, nil, ErrNotPicket, "no Picket coordinator"},
+		"TLS 1.2 only":            {tls12, nil, ErrUnreachable, "allow TLS 1.3"},
+		"a web site":              {website, nil, ErrNotPicket, "no Picket coordinator, but a web page"},
 		"an answer without end":   {large, nil, ErrNotPicket, "no Picket coordinator"},
-		"a redirect":              {redirect, nil, ErrNotPicket, "no Picket coordinator"},
+		"a redirect":              {redirect, nil, ErrNotPicket, "no Picket coordinator, but a redirect"},
 		"a proxy without backend": {gateway, nil, ErrUnreachable, "does not reach it"},
 	} {
 		t.Run(name, func(t *testing.T) {
