@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/http"
 
 	"github.com/coder/websocket"
 
@@ -26,6 +27,8 @@ func (c *Client) Relay(ctx context.Context) (net.Conn, error) {
 		conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
 		ws.SetReadLimit(maxRelayMessage) // after NetConn, which takes the limit away
 		return conn, nil
+	case resp != nil && resp.StatusCode == http.StatusNotFound:
+		return nil, &Error{Kind: ErrNotPicket, Message: "there is no relay at " + c.join.URL + ": it is turned off (--relay=off), or a proxy in front does not pass " + protocol.PathRelay + " on"}
 	case resp != nil:
 		body, _ := io.ReadAll(resp.Body) // the library kept the first 1024 bytes
 		return nil, c.refusalOf(resp, body)
