@@ -33,7 +33,7 @@ race:
 	@sh integration/run-tests.sh
 
 cross:
-	@for p in $(PLATFORMS); do echo "build for $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/picket ./cmd/picket-coordinator || exit 1; done
+	@for p in $(PLATFORMS); do echo "build for $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/picket ./cmd/picket-coordinator ./picket/examples/greeter || exit 1; done
 
 # A paired run against bare wireguard-go (as root; ROUNDS=5), then the Go benchmarks of what is on the packet's way and the map's.
 bench: build

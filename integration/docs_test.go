@@ -61,3 +61,35 @@ func checkYAML(t *testing.T, block string) {
 		}
 	}
 }
+
+// TestEmbedExamples holds the Go lines of the guides to be lines of examples, which are compiled.
+func TestEmbedExamples(t *testing.T) {
+	have := map[string]bool{}
+	for _, file := range []string{"../picket/example_test.go", "../picket/examples/greeter/main.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			have[strings.TrimSpace(line)] = true
+		}
+	}
+	for _, file := range []string{"../README.md", "../docs/embed.md"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := strings.Split(string(text), "```go\n")[1:]
+		if len(blocks) == 0 {
+			t.Errorf("%s has no Go in it", file)
+		}
+		for _, block := range blocks {
+			block, _, _ = strings.Cut(block, "```")
+			for line := range strings.Lines(block) {
+				if line = strings.TrimSpace(line); !have[line] {
+					t.Errorf("%s has a line that is in no example: %s", file, line)
+				}
+			}
+		}
+	}
+}

@@ -77,8 +77,8 @@ func TestNATPairs(t *testing.T) {
 		t.Run(protocol, func(t *testing.T) {
 			n := newNetwork(t, false, reachPolicy, "--relay=off")
 			n.person("alice")
-			left, _ := n.behind("left", "tag:left", 21, lab.NATConfig{Random: true}, "--port-mapping=off")
-			lan, router, err := n.NAT(22, lab.NATConfig{Random: true})
+			left, _ := n.behind("left", "tag:left", 21, lab.NATConfig{Mapping: lab.MapByPort}, "--port-mapping=off")
+			lan, router, err := n.NAT(22, lab.NATConfig{Mapping: lab.MapByPort})
 			n.must(err)
 			h, err := lan.Behind("right", 2)
 			n.must(err)

@@ -277,6 +277,16 @@ func (v *view) nodeAt(a netip.Addr) acl.NodeID {
 	return s.Node
 }
 
+// nameAt is the name of the peer that has an address, "" when none has.
+func (v *view) nameAt(a netip.Addr) string {
+	for _, p := range v.held.content.Peers {
+		if slices.Contains(p.Addresses, a) {
+			return p.Name
+		}
+	}
+	return ""
+}
+
 // pathTo is the path the tunnel knows of, in words.
 func (v *view) pathTo(a netip.Addr) string {
 	stats := v.overlay.Stats().Peers
@@ -316,4 +326,16 @@ func (o overlayNetwork) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, 
 		return nil, errNoOverlay
 	}
 	return v.overlay.Dial(ctx, to)
+}
+
+func (o overlayNetwork) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	v := o.n.view.Load()
+	if v.overlay == nil {
+		return nil, errNoOverlay
+	}
+	return v.overlay.DialUDP(ctx, to)
+}
+
+func (o overlayNetwork) FromPeer(from netip.AddrPort) bool {
+	return o.n.inbound.entrances.fromPeer(from)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -290,7 +289,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 	o, err := n.reach.overlay(ctx, overlayConfig{
 		name: n.config.TUN, mtu: n.mtu(), port: n.port(ctx), tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
 		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, relay: n.relaying.set, logger: n.log,
-		proxies: n.proxies(), onSeek: n.onSeek, onReflected: n.onReflected,
+		inbound: &n.inbound, listeners: n.config.Listeners, onSeek: n.onSeek, onReflected: n.onReflected,
 	})
 	if err != nil {
 		if n.trouble.overlay != err.Error() {
@@ -319,15 +318,6 @@ func (n *Node) startOverlay(ctx context.Context) {
 	if !n.map_.held.isZero() && n.id.admitted() {
 		n.enforce()
 	}
-}
-
-func (n *Node) proxies() (open []net.Listener) {
-	for _, l := range []net.Listener{n.config.SOCKS5, n.config.HTTPProxy} {
-		if l != nil {
-			open = append(open, l)
-		}
-	}
-	return open
 }
 
 // port is the UDP port to take: the one asked for, else the last one when it is free.

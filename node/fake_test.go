@@ -24,6 +24,7 @@ import (
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/path"
+	"picket.internal/wgtun/userspace"
 )
 
 // fakeOverlay keeps what it was given. It opens at once and closes when told.
@@ -56,6 +57,8 @@ type fakeOverlay struct {
 	observed              map[int][]netip.AddrPort // by how many peers at least
 	reprobed              int
 	sought                []acl.NodeID
+
+	dials func(network string, to netip.AddrPort) (net.Conn, error) // nil for one that refuses
 
 	unready  []acl.NodeID
 	rekeyed  []key.TunnelPrivate
@@ -159,9 +162,23 @@ func (o *fakeOverlay) Ping(ctx context.Context, _ acl.NodeID) (time.Duration, ne
 func (o *fakeOverlay) Echo(context.Context, netip.Addr, netip.Addr) (time.Duration, error) {
 	return 2 * time.Millisecond, o.echoErr
 }
-func (o *fakeOverlay) Dial(context.Context, netip.AddrPort) (net.Conn, error) {
-	return nil, errors.New("connection refused")
+func (o *fakeOverlay) Dial(_ context.Context, to netip.AddrPort) (net.Conn, error) {
+	return o.dial("tcp", to)
 }
+func (o *fakeOverlay) dial(network string, to netip.AddrPort) (net.Conn, error) {
+	if o.dials == nil {
+		return nil, errors.New("connection refused")
+	}
+	c, err := o.dials(network, to)
+	return pipeEnd{c}, err
+}
+
+// pipeEnd is a pipe's end that passes for a connection.
+type pipeEnd struct{ net.Conn }
+
+func (c pipeEnd) CloseWrite() error   { return c.Close() }
+func (c pipeEnd) SetLinger(int) error { return nil }
+
 func (o *fakeOverlay) Unready(key.TunnelPublic) []acl.NodeID {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -174,7 +191,7 @@ func (o *fakeOverlay) Rekey(k key.TunnelPrivate) (*wgtun.Rekeying, error) {
 	return new(wgtun.Rekeying), o.rekeyErr
 }
 func (o *fakeOverlay) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	return o.Dial(ctx, to)
+	return o.dial("udp", to)
 }
 func (o *fakeOverlay) Interface() string { return "picket0" }
 func (o *fakeOverlay) Recent(limit int, want func(*filter.Flow) bool) filter.Recent {
@@ -315,6 +332,8 @@ type world struct {
 	cleaned  int             // how often leftovers were taken back
 	run      context.Context // of the agent
 	stop     func()
+	// listeners, when set before the start, are those of the program that the node is part of.
+	listeners *userspace.Listeners
 }
 
 func (w *world) api() api { return api{w.node, w.run} }
@@ -334,7 +353,11 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n, err := New(Config{State: dir, Version: "test", TUN: "picket0", Socket: newQuietListener(), Logger: slog.New(slog.DiscardHandler)})
+	c := Config{State: dir, Version: "test", TUN: "picket0", Socket: newQuietListener(), Logger: slog.New(slog.DiscardHandler)}
+	if w.listeners != nil {
+		c.TUN, c.Socket, c.Listeners = Userspace, nil, w.listeners
+	}
+	n, err := New(c)
 	if err != nil {
 		w.t.Fatal(err)
 	}

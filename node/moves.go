@@ -49,6 +49,7 @@ func (n *Node) noteMove(ctx context.Context, again chan<- struct{}) {
 		})
 		return
 	}
+	rerouted := at.routes != m.at.routes
 	lost := slices.ContainsFunc(m.at.addresses, func(a netip.AddrPort) bool { return !slices.Contains(at.addresses, a) })
 	*m = moves{at: at, since: time.Now(), slept: slept}
 	if first { // the overlay was opened just now, and asks by itself
@@ -59,7 +60,8 @@ func (n *Node) noteMove(ctx context.Context, again chan<- struct{}) {
 	if n.mapper != nil {
 		n.mapper.Refresh()
 	}
-	if (lost || woke) && n.session != nil && n.contact.connected {
-		n.session.session.Reconnect() // its connection may be from an address that is no more, and nobody would say so
+	if (lost || woke || rerouted) && n.session != nil && n.contact.connected {
+		// Its connection may be from an address that is no more, or now leave by a router that knows nothing of it, and nobody would say so.
+		n.session.session.Reconnect()
 	}
 }

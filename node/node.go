@@ -29,6 +29,7 @@ import (
 	"picket.internal/node/portmap"
 	"picket.internal/node/proxy"
 	"picket.internal/node/statefile"
+	"picket.internal/wgtun/userspace"
 )
 
 // Config of a Node.
@@ -41,6 +42,11 @@ type Config struct {
 	Socket    net.Listener // for the command line; Run closes it
 	SOCKS5    net.Listener // on loopback; nil for none; Run closes it
 	HTTPProxy net.Listener // on loopback; nil for none; Run closes it
+	// ExposedOnly has peers reach nothing but what is exposed; without an interface.
+	ExposedOnly bool
+	// Listeners are those of the program that this node is part of, nil for an agent. They take all inbound flows; TUN is Userspace then, and there
+	// is neither socket nor proxy.
+	Listeners *userspace.Listeners
 	// DNS answers the host's programs; the zero one answers `picket dns query` and the proxies alone.
 	DNS DNS
 	// Loopback tells the coordinator loopback addresses, too: for several nodes on one host.
@@ -68,6 +74,8 @@ type Node struct {
 	capturing chan struct{}
 	tasks     sync.WaitGroup
 	names     *dns.Service
+	inbound   inbound
+	passages  passages
 
 	// owned by Run
 	id       *identity
@@ -134,8 +142,11 @@ const retryEvery = 5 * time.Second
 
 // New checks the configuration and reads the state directory, making keys on the first start; it starts nothing.
 func New(c Config) (*Node, error) {
-	if c.State == nil || c.Socket == nil || c.Logger == nil || c.TUN == "" {
+	if c.State == nil || (c.Socket == nil && c.Listeners == nil) || c.Logger == nil || c.TUN == "" {
 		return nil, errors.New("node: a state directory, a socket, a logger and an interface are needed")
+	}
+	if c.Listeners != nil && (c.TUN != Userspace || c.Socket != nil || c.SOCKS5 != nil || c.HTTPProxy != nil) {
+		return nil, errors.New("node: one inside a program has no interface, no socket and no proxy")
 	}
 	id, err := loadIdentity(c.State)
 	if err != nil {
@@ -143,7 +154,13 @@ func New(c Config) (*Node, error) {
 	}
 	n := &Node{
 		config: c, log: c.Logger, reach: realReach(c.Logger, c.TUN), id: id, clock: newClock(0),
-		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), timer: time.NewTimer(time.Hour),
+		calls: make(chan call), upTurn: make(chan struct{}, 1), capturing: make(chan struct{}, maxCaptures), passages: newPassages(), timer: time.NewTimer(time.Hour),
+	}
+	n.inbound.only = c.ExposedOnly
+	for _, l := range []net.Listener{c.SOCKS5, c.HTTPProxy} { // no peer can be joined to them before there is an overlay
+		if l != nil {
+			n.inbound.entrances.enter(service{acl.TCP, addrPort(l.Addr()).Port()})
+		}
 	}
 	n.relaying = n.newRelaying()
 	n.changed = make(chan struct{}, 1)
@@ -208,7 +225,9 @@ func (n *Node) startTasks(ctx context.Context, fail context.CancelCauseFunc, cha
 			}
 		})
 	}
-	start(func() error { return localapi.Serve(ctx, n.config.Socket, api{n, ctx}, n.log) })
+	if l := n.config.Socket; l != nil {
+		start(func() error { return localapi.Serve(ctx, l, api{n, ctx}, n.log) })
+	}
 	start(func() error { return n.watch(ctx, changed) })
 	start(func() error { return n.relaying.set.Run(ctx) })
 	if n.mapper != nil {
@@ -328,6 +347,10 @@ func realReach(logger *slog.Logger, tun string) reach {
 		}
 		return control.New(c)
 	}
+	clean := hostnet.Clean
+	if tun == Userspace { // nothing was changed; what is there is another agent's
+		clean = func(*slog.Logger) {}
+	}
 	return reach{
 		client: func(j protocol.Join, c control.Config) (enroller, error) { return client(j, c) },
 		relay: func(ctx context.Context, j protocol.Join, c control.Config) (net.Conn, error) {
@@ -350,7 +373,7 @@ func realReach(logger *slog.Logger, tun string) reach {
 		watch:   hostnet.Watch,
 		routes:  hostnet.DefaultRoutes,
 		boot:    bootTime,
-		clean:   hostnet.Clean,
+		clean:   clean,
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"picket.internal/wgtun/filter"
 	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/path"
+	"picket.internal/wgtun/userspace"
 )
 
 // overlay is the node's foot in the overlay: a tunnel, and what joins it to this host.
@@ -75,10 +76,12 @@ type overlayConfig struct {
 	// ranges of the overlay, as far as they are known when it is opened: no path leads through them.
 	ranges   []netip.Prefix
 	loopback bool // paths may lead over loopback addresses
-	// proxies are the listeners of this agent's own proxies, to which no peer is joined: whoever reaches them acts as this node.
-	proxies []net.Listener
-	relay   path.Carrier
-	onCut   func([]filter.Cut)
+	// inbound joins peers to services of this host.
+	inbound *inbound
+	// listeners take all inbound flows; nil has inbound take them. Userspace alone.
+	listeners *userspace.Listeners
+	relay     path.Carrier
+	onCut     func([]filter.Cut)
 	// onSeek and onReflected are wgtun.Config's.
 	onSeek      func(context.Context, acl.NodeID)
 	onReflected func(context.Context)

@@ -14,11 +14,13 @@ import (
 	"picket.internal/wgtun/userspace"
 )
 
-// userspaceOverlay joins the tunnel to a network stack in this process: flows come out at ports of 127.0.0.1 and go in by the proxies.
+// userspaceOverlay joins the tunnel to a network stack in this process: flows come out at ports of 127.0.0.1 and go in by the proxies. Inside
+// a program they come out at its listeners and nowhere else.
 type userspaceOverlay struct {
 	*wgtun.Tunnel
-	stack   *userspace.Stack
-	proxies []net.Listener
+	stack     *userspace.Stack
+	inbound   *inbound
+	listeners *userspace.Listeners // nil: inbound
 }
 
 func openUserspace(c overlayConfig) (overlay, error) {
@@ -34,31 +36,24 @@ func openUserspace(c overlayConfig) (overlay, error) {
 		stack.Device().Close()
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
-	return &userspaceOverlay{tunnel, stack, c.proxies}, nil
+	return &userspaceOverlay{tunnel, stack, c.inbound, c.listeners}, nil
 }
 
 func (o *userspaceOverlay) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.Tunnel.Run(ctx) })
-	g.Go(func() error { return o.stack.ForwardInbound(ctx, o.dialLocal) })
-	return g.Wait()
-}
-
-// dialLocal joins a peer to a service of this host. The proxies are none for peers: with a grant to this node's ports one would go on
-// from there to all that this node may reach.
-func (o *userspaceOverlay) dialLocal(ctx context.Context, network, addr string) (net.Conn, error) {
-	for _, l := range o.proxies {
-		if network == "tcp" && l.Addr().String() == addr {
-			return nil, fmt.Errorf("dial %s: the agent's own proxy", addr)
+	g.Go(func() error {
+		if o.listeners != nil {
+			return o.stack.Serve(ctx, o.listeners)
 		}
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, network, addr)
+		return o.stack.ForwardInbound(ctx, o.inbound.dial)
+	})
+	return g.Wait()
 }
 
 func (o *userspaceOverlay) Fit(c hostnet.Config) error { return o.stack.SetAddresses(c.Addresses) }
 
-// Block does nothing: only the proxies lead into the tunnel.
+// Block does nothing: only the proxies, and the program, lead into the tunnel.
 func (o *userspaceOverlay) Block() {}
 
 func (o *userspaceOverlay) Echo(ctx context.Context, _, to netip.Addr) (time.Duration, error) {

@@ -126,9 +126,9 @@ func (v *view) find(ref string) (protocol.Peer, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return protocol.Peer{}, fmt.Errorf("no peer is called %.80q: either there is none, or the policy allows no flow between it and this node (picket peers lists them)", ref)
+		return protocol.Peer{}, fmt.Errorf("no peer is called %.80q: either there is none, or the policy allows no flow between it and this node%s", ref, v.hint(" (picket peers lists them)"))
 	}
-	return protocol.Peer{}, fmt.Errorf("%d peers are called %.80q: name one by its address or node id (picket peers --json)", len(found), ref)
+	return protocol.Peer{}, fmt.Errorf("%d peers are called %.80q: name one by its address or node id%s", len(found), ref, v.hint(" (picket peers --json)"))
 }
 
 // Trust makes the device key that a refused peer shows now the one it is known by.

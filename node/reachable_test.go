@@ -127,7 +127,8 @@ func TestSeek(t *testing.T) {
 	})
 }
 
-// TestMoves: another default route has paths asked anew, at once for the first and within a second for those that follow, and nothing else has.
+// TestMoves: another default route has paths asked anew and the coordinator connected to anew, at once for the first and within a second for those that
+// follow, and nothing else has. A connection that goes on by a router that does not know it would be found dead after half a minute only.
 func TestMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -138,6 +139,7 @@ func TestMoves(t *testing.T) {
 		w.wantReprobed(0)
 		w.move("via 192.0.2.2")
 		w.wantReprobed(1)
+		w.wantReconnected(1)
 		w.move("via 192.0.2.3")
 		w.move("via 192.0.2.4")
 		w.wantReprobed(1)
@@ -146,12 +148,11 @@ func TestMoves(t *testing.T) {
 		w.move("via 192.0.2.4")
 		time.Sleep(time.Minute)
 		w.wantReprobed(2)
+		w.wantReconnected(2)
 		_ = w.node.do(w.run, func() { w.slept += time.Hour })
 		time.Sleep(2 * retryEvery)
 		w.wantReprobed(3)
-		if w.session().reconnects != 1 {
-			t.Errorf("the session was opened anew %d times, want once, after the sleep", w.session().reconnects)
-		}
+		w.wantReconnected(3)
 	})
 }
 
@@ -159,6 +160,13 @@ func (w *world) move(routes string) {
 	_ = w.node.do(w.run, func() { w.routes = routes })
 	w.node.changed <- struct{}{}
 	synctest.Wait()
+}
+
+func (w *world) wantReconnected(want int) {
+	w.t.Helper()
+	if got := w.session().reconnects; got != want {
+		w.t.Errorf("the session was opened anew %d times, want %d", got, want)
+	}
 }
 
 func (w *world) wantReprobed(want int) {

@@ -210,26 +210,26 @@ func (a api) Rotate(ctx context.Context, q localapi.Rotate) (localapi.Rotation, 
 	defer deadline.Stop()
 	tick := time.NewTicker(pollRotation)
 	defer tick.Stop()
-	var done *localapi.Rotation
+	var before, last *localapi.Rotation
+	if err := a.n.do(ctx, func() { before = a.n.rotation.last }); err != nil {
+		return localapi.Rotation{}, err
+	}
 	var result localapi.Rotation
 	var waiting []string
 	for {
 		var failed error
 		if err := a.n.do(ctx, func() {
-			if done == nil {
-				before := a.n.rotation.last
-				if failed = a.n.rotateDue(a.run, true); a.n.rotation.last != before {
-					done = a.n.rotation.last
-				}
-				waiting = a.n.namesOf(a.n.rotation.waiting)
+			if a.n.rotation.last == before { // not done by the agent's own round either
+				failed = a.n.rotateDue(a.run, true)
 			}
-			if done != nil {
-				result = *done
+			if last = a.n.rotation.last; last != before {
+				result = *last
 			}
+			waiting = a.n.namesOf(a.n.rotation.waiting)
 		}); err != nil {
 			return result, err
 		}
-		if failed != nil || done != nil && result.Done {
+		if failed != nil || last != before && result.Done {
 			return result, failed
 		}
 		select {

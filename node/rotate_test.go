@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +52,32 @@ func TestRotate(t *testing.T) {
 			t.Errorf("reported %+v, after %+v", last, announced)
 		}
 		w.noTrace(former)
+	})
+}
+
+// TestRotateChangesTheKeyOnce: a change that another's round has brought about, a second command's or the agent's own, is the one that was asked for.
+func TestRotateChangesTheKeyOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.join()
+		w.send(w.signed(1, content(newPeer("p1", "100.64.0.2").entry())))
+		w.connect(0)
+		var both sync.WaitGroup
+		var keys [2]string
+		for i := range keys {
+			both.Go(func() {
+				time.Sleep(time.Duration(i) * pollRotation / 2)
+				r, err := w.api().Rotate(t.Context(), localapi.Rotate{Timeout: 5 * time.Second})
+				if err != nil || !r.Done {
+					t.Errorf("%+v, %v", r, err)
+				}
+				keys[i] = r.Key
+			})
+		}
+		both.Wait()
+		if n := len(w.overlay().rekeyed); n != 1 || keys[0] != keys[1] {
+			t.Errorf("%d changes, to %v", n, keys)
+		}
 	})
 }
 

@@ -86,14 +86,14 @@ type enrolling struct {
 // prepareUp starts a node that belongs to a network (and returns nil), or says how to enrol, with the overlay opened ahead.
 func (n *Node) prepareUp(run context.Context, u localapi.Up, join protocol.Join) (*enrolling, error) {
 	if n.id.node.URL != "" && join.URL != "" && join.URL != n.id.node.URL {
-		return nil, fmt.Errorf("this node belongs to the network of %s: run picket logout first to leave it", n.id.node.URL)
+		return nil, fmt.Errorf("this node belongs to the network of %s: %s to leave it", n.id.node.URL, n.leaving())
 	}
 	if n.id.node.URL == "" && join.URL == "" {
 		return nil, errors.New("this node knows no coordinator yet: give its join string, picket up --coordinator https://host:port#FINGERPRINT")
 	}
 	if !join.Fingerprint.IsZero() && !n.id.node.Coordinator.IsZero() && !join.Fingerprint.Equal(n.id.node.Coordinator.Fingerprint()) {
-		return nil, fmt.Errorf("the join string names another coordinator key (%s) than the one this node joined (%s): run picket logout first to leave that network",
-			join.Fingerprint, n.id.node.Coordinator.Fingerprint())
+		return nil, fmt.Errorf("the join string names another coordinator key (%s) than the one this node joined (%s): %s to leave that network",
+			join.Fingerprint, n.id.node.Coordinator.Fingerprint(), n.leaving())
 	}
 	if u.Hostname != "" {
 		n.id.node.Hostname = u.Hostname
@@ -125,6 +125,14 @@ func (n *Node) prepareUp(run context.Context, u localapi.Up, join protocol.Join)
 		return nil, n.overlayError()
 	}
 	return &enrolling{join, client, n.id.node.Device, u.AuthKey, n.id.facts(n.config.Version)}, nil
+}
+
+// leaving is how a node leaves its network.
+func (n *Node) leaving() string {
+	if n.config.Listeners != nil {
+		return "name another state directory, or delete this one"
+	}
+	return "run picket logout first"
 }
 
 // startUp notes that the user wants the tunnel, and starts everything.

@@ -33,6 +33,7 @@ type view struct {
 	overlay  overlay // nil when none
 	leaseEnd time.Time
 	offset   time.Duration
+	embedded bool // in a program
 }
 
 // publish makes the state as it is now the one that others see.
@@ -42,6 +43,7 @@ func (n *Node) publish() {
 	v := &view{
 		over: make(chan struct{}), names: n.names, state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
 		online: make(map[acl.NodeID]bool), caught: maps.Clone(n.map_.caught), trouble: n.trouble, contact: n.contact, login: n.login, leaseEnd: n.leaseEnd(), offset: n.clock.offset,
+		embedded: n.config.Listeners != nil,
 	}
 	v.key = n.id.node.Tunnel.Public()
 	v.id.Routing = n.routed()
@@ -101,9 +103,9 @@ func (n *Node) state() localapi.State {
 func (v *view) problem() string {
 	switch v.state {
 	case localapi.StateRemoved:
-		return "an operator removed this node from the network: run picket up to join anew"
+		return "an operator removed this node from the network: " + v.again("to join anew")
 	case localapi.StateExpired:
-		return "this node's login ended: run picket up to log in again"
+		return "this node's login ended: " + v.again("to log in again")
 	case localapi.StateLapsed:
 		return fmt.Sprintf("the coordinator was not reached before the lease ended at %s, so nothing passes until it is: %s",
 			v.leaseEnd.UTC().Format(time.RFC3339), v.linkTrouble())
@@ -116,11 +118,27 @@ func (v *view) problem() string {
 	case localapi.StateStarting:
 		return v.trouble.link
 	case localapi.StateDown:
-		return "the tunnel was stopped: run picket up to start it"
+		return "the tunnel was stopped: " + v.again("to start it")
 	case localapi.StateLoggedOut:
 		return "this node has not joined a network: run picket up --coordinator JOIN"
 	}
 	return ""
+}
+
+// hint is s, a command to try, for those who have commands: a program has none.
+func (v *view) hint(s string) string {
+	if v.embedded {
+		return ""
+	}
+	return s
+}
+
+// again is how a node comes back to its network.
+func (v *view) again(why string) string {
+	if v.embedded {
+		return "start the program anew " + why
+	}
+	return "run picket up " + why
 }
 
 func (v *view) linkTrouble() string {

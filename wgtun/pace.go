@@ -108,6 +108,13 @@ func (p *pace) wait() {
 	}
 }
 
+// drain waits until nothing is inside, but no longer than within.
+func (p *pace) drain(within time.Duration) {
+	for deadline := time.Now().Add(within); p.inside.Load() > 0 && time.Now().Before(deadline); {
+		time.Sleep(within / 20)
+	}
+}
+
 // handed counts the packets that calls of the device are given. All count at first; that the device did not take one shows in the next call:
 // it puts another buffer in the place of each that it keeps, and offers the rest again.
 type handed struct {

@@ -72,9 +72,10 @@ func (t *Tunnel) Rekey(k key.TunnelPrivate) (*Rekeying, error) {
 	}
 	r := t.roster
 	begun := r.rekeying.begin(r.used())
+	r.epoch.Add(1) // each next packet asks whether its peer has a session
+	t.out.drain(drainTime)
 	r.turn.Lock()
 	defer r.turn.Unlock()
-	r.epoch.Add(1) // each next packet asks whether its peer has a session
 	t.path.Doubt()
 	if err := r.changeKey(k); err != nil {
 		t.path.Undoubt()

@@ -26,7 +26,7 @@ import (
 // narrowed, and none begins before it has ended.
 
 const (
-	// drainTime is how long what a peer has sent under its former key may take through the device.
+	// drainTime is how long what was sent under a former key, a peer's or ours, may take through the device.
 	drainTime = 10 * time.Millisecond
 	// retryGreeting is how long a handshake may take before it is begun anew; WireGuard itself waits for 5 seconds.
 	retryGreeting = 400 * time.Millisecond

@@ -18,14 +18,17 @@ import (
 const (
 	unitName = "picket.service"
 	unitPath = "/etc/systemd/system/" + unitName
+	// environmentFile is where HTTPS_PROXY is set; it may hold a password, and nobody but systemd need read it.
+	environmentFile = "/etc/default/picket"
 )
 
 func installCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "install",
-		Usage:       "make the agent a systemd service, started now and at each boot",
-		Description: "Examples:\n\n   sudo picket install\n   sudo picket install --port 51820\n   picket install --print",
-		Flags:       append(agentFlags(), &cli.BoolFlag{Name: "print", Usage: "print the unit and change nothing"}),
+		Name:  "install",
+		Usage: "make the agent a systemd service, started now and at each boot",
+		Description: "Behind an HTTP proxy, write HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT into " + environmentFile + " (mode 0600) first.\n\n" +
+			"Examples:\n\n   sudo picket install\n   sudo picket install --port 51820\n   picket install --print",
+		Flags: append(agentFlags(), &cli.BoolFlag{Name: "print", Usage: "print the unit and change nothing"}),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
 				return err
@@ -88,7 +91,7 @@ func (a agent) unit(program string) (string, error) {
 	} else if a.mtu != node.LeastMTU {
 		args = append(args, "--mtu", fmt.Sprint(a.mtu))
 	}
-	for _, more := range [][2]string{{"--socks5", a.socks5}, {"--http-proxy", a.http}} {
+	for _, more := range [][2]string{{"--socks5", a.socks5}, {"--http-proxy", a.http}, {"--inbound", map[bool]string{true: "exposed"}[a.exposedOnly]}} {
 		if more[1] != "" {
 			args = append(args, more[0], more[1])
 		}
@@ -113,6 +116,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=exec
+EnvironmentFile=-` + environmentFile + `
 ExecStart=` + strings.Join(args, " ") + `
 Restart=always
 RestartSec=1

@@ -42,7 +42,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
 			upCommand(), setCommand(), downCommand(), logoutCommand(), rotateCommand(),
-			statusCommand(), peersCommand(), pingCommand(), ncCommand(), netcheckCommand(), whyCommand(), trustCommand(),
+			statusCommand(), peersCommand(), pingCommand(), ncCommand(), forwardCommand(), exposeCommand(), netcheckCommand(), whyCommand(), trustCommand(),
 			flowsCommand(), denialsCommand(), captureCommand(), dnsCommand(),
 			aclCommand(), runCommand(), installCommand(), uninstallCommand(),
 			versionCommand(), cliflags.Completion("picket"),

@@ -31,8 +31,9 @@ func agentFlags() []cli.Flag {
 		&cli.UintFlag{Name: "port", Usage: "the UDP `PORT` for the tunnel; 0 lets the system choose"},
 		&cli.StringFlag{Name: "mtu", Value: strconv.Itoa(node.LeastMTU), Usage: "the interface's `MTU`, in bytes; above 1280 the path to each peer is measured; \"auto\" for what this host's links carry"},
 		&cli.StringFlag{Name: "dns", Value: "auto", Usage: "auto: bring this machine's resolver to ask for peers, unless /etc may be another network's; on: in any case; `off`: never, whatever picket up says"},
-		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP; no UDP), such as 127.0.0.1:1080"},
+		&cli.StringFlag{Name: "socks5", Usage: "lead local programs into the overlay by SOCKS5 at `ADDR` (TCP and UDP), such as 127.0.0.1:1080"},
 		&cli.StringFlag{Name: "http-proxy", Usage: "lead local programs into the overlay by HTTP CONNECT at `ADDR`, such as 127.0.0.1:8118"},
+		&cli.StringFlag{Name: "inbound", Value: "all", Usage: "without an interface, peers whom the policy lets in reach `all|exposed`: every port of 127.0.0.1, or what picket expose leads on"},
 		&cli.StringFlag{Name: "port-mapping", Value: "on", Usage: "ask the default gateway to lead a port here (PCP, NAT-PMP, UPnP): `on|off`"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 		&cli.BoolFlag{Name: "loopback-endpoints", Usage: "tell others loopback addresses, too", Hidden: true},
@@ -65,6 +66,7 @@ type agent struct {
 	mtu                              int
 	level                            slog.Level
 	loopback, mapPort                bool
+	exposedOnly                      bool
 	dns                              string // auto, on or off
 }
 
@@ -85,6 +87,9 @@ func checkAgent(c *cli.Context) (a agent, err error) {
 	default:
 		return a, cliflags.Usage(c, "--port-mapping %q is neither on nor off", c.String("port-mapping"))
 	}
+	if a.exposedOnly, err = readInbound(c); err != nil {
+		return a, err
+	}
 	if a.mtu, err = readMTU(c); err != nil {
 		return a, err
 	}
@@ -98,6 +103,20 @@ func checkAgent(c *cli.Context) (a agent, err error) {
 		return a, cliflags.Usage(c, "--tun %q is no name of an interface: 1 to 15 letters, digits, hyphens and underscores, or \"userspace\"", a.tun)
 	}
 	return a, nil
+}
+
+// readInbound reads --inbound.
+func readInbound(c *cli.Context) (exposedOnly bool, err error) {
+	if c.String("tun") != node.Userspace && c.IsSet("inbound") {
+		return false, cliflags.Usage(c, "--inbound is for --tun=userspace: with an interface peers reach what listens at this node's own address, as far as the policy lets them")
+	}
+	switch c.String("inbound") {
+	case "all":
+		return false, nil
+	case "exposed":
+		return true, nil
+	}
+	return false, cliflags.Usage(c, "--inbound %q is neither all nor exposed", c.String("inbound"))
 }
 
 // readMTU reads --mtu.
@@ -170,7 +189,7 @@ func (a agent) serve(ctx context.Context, state *statefile.Dir, version string, 
 	}
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level}))
 	n, err := node.New(node.Config{
-		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, Loopback: a.loopback, PortMapping: a.mapPort,
+		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, ExposedOnly: a.exposedOnly, Loopback: a.loopback, PortMapping: a.mapPort,
 		DNS: hostDNS(a.tun, a.dns, logger), Logger: logger,
 	})
 	if err != nil {

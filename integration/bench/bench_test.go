@@ -40,16 +40,23 @@ func TestQuickRun(t *testing.T) {
 	defer os.RemoveAll(dir)
 	p := short
 	p.rounds = 1
-	bare, pickets, err := measureAll(t.Context(), lab.Config{Bin: bin, Dir: dir}, p)
+	r, err := measureAll(t.Context(), lab.Config{Bin: bin, Dir: dir}, p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range metrics {
-		for _, s := range append(pickets, side{"bare", bare}) {
+		for _, s := range append(r.pickets, side{"bare", r.bare}) {
 			for _, f := range s.figures {
 				if m.of(f) <= 0 {
 					t.Errorf("%s, %s: nothing was measured: %v", s.name, m.name, f)
 				}
+			}
+		}
+	}
+	for _, m := range wayMetrics {
+		for _, w := range append(r.ways, r.beside...) {
+			if m.of(w) <= 0 {
+				t.Errorf("%s: nothing was measured: %v", m.name, w)
 			}
 		}
 	}
@@ -95,7 +102,7 @@ func TestParsePeak(t *testing.T) {
 }
 
 func TestRatiosAreOfEachRound(t *testing.T) {
-	m := metric{of: func(f figures) float64 { return f.tcp1 }}
+	m := metric[figures]{of: func(f figures) float64 { return f.tcp1 }}
 	a := []figures{{tcp1: 100}, {tcp1: 50}, {tcp1: 10}, {tcp1: 10}}
 	b := []figures{{tcp1: 100}, {tcp1: 25}, {tcp1: 20}, {tcp1: 15}}
 	if got, want := m.ratios(a, b), (spread{0.5, 1.25, 2}); got != want {
@@ -109,7 +116,7 @@ func TestFloorHasTwoSides(t *testing.T) {
 		ratio float64
 		holds bool
 	}{{false, 0.89, false}, {true, 0.91, false}, {false, 0.9, true}, {true, 0.9, true}} {
-		if got := (metric{least: c.least, floor: 0.9}).holds(c.ratio); got != c.holds {
+		if got := (metric[figures]{least: c.least, floor: 0.9}).holds(c.ratio); got != c.holds {
 			t.Errorf("ratio %v, less is better %v: holds %v, want %v", c.ratio, c.least, got, c.holds)
 		}
 	}

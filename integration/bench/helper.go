@@ -19,6 +19,7 @@ func helper() {
 	helpers := map[string]func([]string) error{
 		"wireguard": wireguard, "sink": sink,
 		"await": await, "ping": ping, "stream": stream, "connect": connect, "packets": packets,
+		"carriers": carriers, "collect": collect, "carry": carry,
 	}
 	run, ok := helpers[os.Args[2]]
 	if !ok {

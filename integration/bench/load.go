@@ -25,10 +25,17 @@ type throughput struct {
 	Seconds float64
 }
 
-// stream sends over several connections: stream ADDRESS STREAMS DURATION. It counts what the far end has read.
+// stream sends over several connections: stream ADDRESS STREAMS DURATION [SOCKS5-PROXY]. It counts what the far end has read.
 func stream(args []string) error {
-	if len(args) != 3 {
-		return errors.New("stream ADDRESS STREAMS DURATION")
+	if len(args) == 3 {
+		args = append(args, "")
+	}
+	if len(args) != 4 {
+		return errors.New("stream ADDRESS STREAMS DURATION [SOCKS5-PROXY]")
+	}
+	dial, err := dialer(args[3])
+	if err != nil {
+		return err
 	}
 	streams, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -44,7 +51,7 @@ func stream(args []string) error {
 	began := time.Now()
 	for range streams {
 		group.Go(func() {
-			n, err := pour(args[0], began.Add(d))
+			n, err := pour(dial, args[0], began.Add(d))
 			total.Add(n)
 			failed <- err
 		})
@@ -60,8 +67,8 @@ func stream(args []string) error {
 }
 
 // pour sends until end: how many bytes arrived.
-func pour(addr string, end time.Time) (uint64, error) {
-	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+func pour(dial func(string) (net.Conn, error), addr string, end time.Time) (uint64, error) {
+	c, err := dial(addr)
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +81,7 @@ func pour(addr string, end time.Time) (uint64, error) {
 			return 0, err
 		}
 	}
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		return 0, err
 	}
 	var n [8]byte

@@ -71,7 +71,7 @@ func run(ctx context.Context, bin string, p plan) error {
 		return err
 	}
 	began := time.Now()
-	bare, pickets, err := measureAll(ctx, lab.Config{Bin: bin, Dir: dir}, p)
+	r, err := measureAll(ctx, lab.Config{Bin: bin, Dir: dir}, p)
 	if ctx.Err() != nil {
 		return errors.New("interrupted; nothing is left behind")
 	}
@@ -79,11 +79,20 @@ func run(ctx context.Context, bin string, p plan) error {
 		return err
 	}
 	fmt.Printf("\n%d rounds in %v. Ratios are Picket's figure over wireguard-go's of the same round.\n", p.rounds, time.Since(began).Round(time.Second))
-	for _, side := range pickets {
+	for _, side := range r.pickets {
 		fmt.Println()
-		report(os.Stdout, side.name, bare, side.figures)
+		report(os.Stdout, metrics, side.name, "wireguard-go", r.bare, side.figures)
 	}
+	fmt.Println()
+	report(os.Stdout, wayMetrics, "Picket", "beside", r.beside, r.ways)
 	return nil
+}
+
+// results are what all rounds showed.
+type results struct {
+	bare         []figures
+	pickets      []side
+	beside, ways []ways
 }
 
 // side is what one tunnel showed, round by round.
@@ -92,32 +101,54 @@ type side struct {
 	figures []figures
 }
 
-// measureAll runs the rounds: what each tunnel showed in each.
-func measureAll(ctx context.Context, c lab.Config, p plan) (bare []figures, pickets []side, err error) {
+// measureAll runs the rounds.
+func measureAll(ctx context.Context, c lab.Config, p plan) (r results, err error) {
 	world, err := lab.New(c)
 	if err != nil {
-		return nil, nil, err
+		return r, err
 	}
 	defer world.Close()
 	bench, err := newBench(ctx, world, c.Dir, p)
 	if err != nil {
-		return nil, nil, err
+		return r, err
 	}
 	bench.facts(os.Stdout)
-	all := []side{{name: bench.bare.name()}}
 	for _, t := range bench.pickets {
-		all = append(all, side{name: t.name()})
+		r.pickets = append(r.pickets, side{name: t.name()})
 	}
 	for i := range p.rounds {
 		fmt.Printf("round %d of %d\n", i+1, p.rounds)
-		for j, t := range append([]tunnel{bench.bare}, bench.pickets...) {
-			f, err := bench.measure(ctx, t)
-			if err != nil {
-				return nil, nil, fmt.Errorf("round %d, %s: %w", i+1, t.name(), err)
-			}
-			fmt.Printf("  %-16s %v\n", t.name(), f)
-			all[j].figures = append(all[j].figures, f)
+		if err := bench.round(ctx, &r); err != nil {
+			return r, fmt.Errorf("round %d, %w", i+1, err)
 		}
 	}
-	return all[0].figures, all[1:], nil
+	return r, nil
+}
+
+// round measures everything once, in turn.
+func (b *bench) round(ctx context.Context, r *results) error {
+	one := func(t tunnel, into *[]figures) error {
+		f, err := b.measure(ctx, t)
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.name(), err)
+		}
+		fmt.Printf("  %-16s %v\n", t.name(), f)
+		*into = append(*into, f)
+		return nil
+	}
+	if err := one(b.bare, &r.bare); err != nil {
+		return err
+	}
+	for i, t := range b.pickets {
+		if err := one(t, &r.pickets[i].figures); err != nil {
+			return err
+		}
+	}
+	beside, ours, err := b.measureWays(ctx, r.bare[len(r.bare)-1])
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  %-16s %v (TLS proxy %.0f Mb/s)\n", "other ways", ours, beside.carried)
+	r.beside, r.ways = append(r.beside, beside), append(r.ways, ours)
+	return nil
 }

@@ -22,6 +22,8 @@ type bench struct {
 	client, server *lab.Host
 	bare           tunnel
 	pickets        []tunnel
+	joined         *picket // the first of those
+	ways           *otherWays
 	iperf          bool // for TCP throughput; else a sender of our own
 }
 
@@ -44,7 +46,11 @@ func newBench(ctx context.Context, w *lab.World, dir string, p plan) (*bench, er
 	if err != nil {
 		return nil, err
 	}
+	b.joined = same
 	b.pickets = []tunnel{same, same.with("Picket, own MTU", "--mtu", "auto")}
+	if b.ways, err = newOtherWays(ctx, w, b); err != nil {
+		return nil, err
+	}
 	s, err := b.server.Start("sink", self, helperWord, "sink")
 	if err != nil {
 		return nil, err

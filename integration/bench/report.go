@@ -23,17 +23,36 @@ func (f figures) String() string {
 		f.tcp1, f.tcp4, f.cpu1, f.cpu4, f.pps, f.conn1, f.conn16, f.ping, f.ping99, f.memory)
 }
 
-// metric is one line of the report.
-type metric struct {
+// ways is what one side showed in one round in other ways than a direct tunnel between two interfaces, in Mb/s.
+type ways struct {
+	carried              float64 // datagrams through a relay, or through a TLS proxy beside it
+	relayed              float64 // TCP, 1 stream, by relay
+	rootless1, rootless4 float64 // TCP, between nodes without an interface
+}
+
+func (w ways) String() string {
+	return fmt.Sprintf("relay %.0f Mb/s; TCP by relay %.0f Mb/s, rootless %.0f / %.0f Mb/s", w.carried, w.relayed, w.rootless1, w.rootless4)
+}
+
+// metric is one line of a report on figures or ways.
+type metric[F any] struct {
 	name  string
 	unit  string
-	of    func(figures) float64
+	of    func(F) float64
 	least bool    // less is better
-	floor float64 // the ratio that Picket is never to be worse than
+	floor float64 // the ratio that Picket is never to be worse than; 0 for none
+}
+
+// wayMetrics are what is reported of ways. The relay stands beside the proxy, the others beside wireguard-go.
+var wayMetrics = []metric[ways]{
+	{"relay beside a TLS proxy, 1280 bytes", "Mb/s", func(w ways) float64 { return w.carried }, false, 0.8},
+	{"TCP by relay, 1 stream", "Mb/s", func(w ways) float64 { return w.relayed }, false, 0},
+	{"TCP, both ends rootless, 1 stream", "Mb/s", func(w ways) float64 { return w.rootless1 }, false, 0},
+	{"TCP, both ends rootless, 4 streams", "Mb/s", func(w ways) float64 { return w.rootless4 }, false, 0},
 }
 
 // metrics are the figures that count, with their floors.
-var metrics = []metric{
+var metrics = []metric[figures]{
 	{"TCP throughput, 1 stream", "Mb/s", func(f figures) float64 { return f.tcp1 }, false, 0.97},
 	{"TCP throughput, 4 streams", "Mb/s", func(f figures) float64 { return f.tcp4 }, false, 0.97},
 	{"200-byte UDP packets, loss under 1 %", "/s", func(f figures) float64 { return f.pps }, false, 0.95},
@@ -56,7 +75,7 @@ func spreadOf(values []float64) spread {
 }
 
 // ratios is b over a, round by round.
-func (m metric) ratios(a, b []figures) spread {
+func (m metric[F]) ratios(a, b []F) spread {
 	r := make([]float64, len(a))
 	for i := range a {
 		r[i] = m.of(b[i]) / m.of(a[i])
@@ -64,7 +83,7 @@ func (m metric) ratios(a, b []figures) spread {
 	return spreadOf(r)
 }
 
-func (m metric) median(f []figures) float64 {
+func (m metric[F]) median(f []F) float64 {
 	v := make([]float64, len(f))
 	for i := range f {
 		v[i] = m.of(f[i])
@@ -73,7 +92,7 @@ func (m metric) median(f []figures) float64 {
 }
 
 // holds reports whether a ratio is on the floor's good side.
-func (m metric) holds(ratio float64) bool {
+func (m metric[F]) holds(ratio float64) bool {
 	if m.least {
 		return ratio <= m.floor
 	}
@@ -81,22 +100,27 @@ func (m metric) holds(ratio float64) bool {
 }
 
 // report prints a table that reads as text and as Markdown.
-func report(w io.Writer, name string, a, b []figures) {
-	fmt.Fprintf(w, "| %-37s | %12s | %15s | %6s | %6s | %6s | %-11s |\n", "", "wireguard-go", name, "min", "median", "max", "floor")
+func report[F any](w io.Writer, metrics []metric[F], name, beside string, a, b []F) {
+	fmt.Fprintf(w, "| %-37s | %12s | %15s | %6s | %6s | %6s | %-11s |\n", "", beside, name, "min", "median", "max", "floor")
 	fmt.Fprintln(w, "|---------------------------------------|-------------:|----------------:|-------:|-------:|-------:|-------------|")
 	for _, m := range metrics {
 		r := m.ratios(a, b)
-		verdict := "holds"
-		if !m.holds(r.median) {
-			verdict = "missed"
-		}
-		fmt.Fprintf(w, "| %-37s | %12s | %15s | %6.2f | %6.2f | %6.2f | %-4.3g %-6s |\n", m.name,
-			m.amount(m.median(a)), m.amount(m.median(b)), r.min, r.median, r.max, m.floor, verdict)
+		fmt.Fprintf(w, "| %-37s | %12s | %15s | %6.2f | %6.2f | %6.2f | %-11s |\n", m.name, m.amount(m.median(a)), m.amount(m.median(b)), r.min, r.median, r.max, m.verdict(r.median))
 	}
 }
 
+func (m metric[F]) verdict(ratio float64) string {
+	switch {
+	case m.floor == 0:
+		return "none"
+	case m.holds(ratio):
+		return fmt.Sprintf("%-4.3g %-6s", m.floor, "holds")
+	}
+	return fmt.Sprintf("%-4.3g %-6s", m.floor, "missed")
+}
+
 // amount is a value with its unit.
-func (m metric) amount(v float64) string {
+func (m metric[F]) amount(v float64) string {
 	digits := 0
 	if v < 100 {
 		digits = 2

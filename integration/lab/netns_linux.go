@@ -194,3 +194,20 @@ func (n *Namespace) SetLink(up bool) error {
 		return netlink.LinkSetDown(eth)
 	})
 }
+
+// DropIPv4 takes the host's IPv4 address on the lab's internet from it, so that it has the other alone.
+func (n *Namespace) DropIPv4() error {
+	return n.Do(func() error {
+		eth, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		addrs, err := netlink.AddrList(eth, netlink.FAMILY_V4)
+		for _, a := range addrs {
+			if err := netlink.AddrDel(eth, &a); err != nil {
+				return err
+			}
+		}
+		return err
+	})
+}

@@ -200,3 +200,8 @@ func (h *Host) Open(ctx context.Context, p *Person, link string) (title, text st
 
 // Command is how a person runs the node's command line by hand.
 func (n *Node) Command() string { return n.args[0] + " --socket " + n.socket }
+
+// Ping asks the agent to ping a peer once, as `picket ping` does, but without a process. What is refused or unanswered is no error but in the answer.
+func (n *Node) Ping(ctx context.Context, peer string, timeout time.Duration) (localapi.PingAnswer, error) {
+	return n.local.Ping(ctx, localapi.Ping{Target: peer, Timeout: timeout})
+}

@@ -116,6 +116,9 @@ func (h *Host) Namespace() string {
 // SetLink takes the host's cable out, or puts it back. Privileged worlds only.
 func (h *Host) SetLink(up bool) error { return h.ns.SetLink(up) }
 
+// DropIPv4 leaves the host on the lab's internet its IPv6 address alone. Privileged worlds only.
+func (h *Host) DropIPv4() error { return h.ns.DropIPv4() }
+
 // Run runs a program on the host to its end: its standard output, and an *ExitError when it did not end well.
 func (h *Host) Run(ctx context.Context, args ...string) (string, error) {
 	return h.at.run(ctx, nil, h.seeing(args)...)
@@ -153,3 +156,6 @@ func (h *Host) Port(known int) (string, error) {
 	n, err := h.freePort()
 	return strconv.Itoa(n), err
 }
+
+// IPv6 is the host's other address on the lab's internet. Privileged worlds only.
+func (h *Host) IPv6() string { return fmt.Sprintf("2001:db8::%d", h.IP.To4()[3]) }

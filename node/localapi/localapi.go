@@ -1,7 +1,7 @@
 // Package localapi is what the agent and its command line say to each other over a unix socket.
 //
-// It is HTTP with JSON bodies: GET /v1/status, /v1/peers and /v1/dns, POST /v1/up, down, set, logout, rotate, why, ping, trust, query, flows, denials, capture and dial. The
-// answers to up and capture are streams, one UpEvent or CaptureEvent a line; those to flows and denials are lists, one entry a line; that to dial is 101 and then the connection (Stream). Any other status than 200 carries {"error": "one sentence"}.
+// It is HTTP with JSON bodies: GET /v1/status, /v1/peers and /v1/dns, POST /v1/up, down, set, logout, rotate, why, ping, trust, query, flows, denials, capture, forward, expose and
+// dial. The answers to up, capture, forward and expose are streams, one UpEvent, CaptureEvent or PassageEvent a line; those to flows and denials are lists, one entry a line; that to dial is 101 and then the connection (Stream). Any other status than 200 carries {"error": "one sentence"}.
 //
 // Who may ask: root, and the user the agent runs as, by the credentials the kernel gives for each connection; the socket has mode 0600.
 // Windows gives no such credentials: there the directory's access list alone decides. Requests whose Host is not "picket", or that carry

@@ -98,6 +98,22 @@ func (*fakeAgent) Capture(ctx context.Context, q AskCapture, emit func([]Capture
 	return nil
 }
 
+func (*fakeAgent) Forward(ctx context.Context, q AskForward, emit func(PassageEvent)) error {
+	if len(q.Forwards) == 0 {
+		return errors.New("of what?")
+	}
+	emit(PassageEvent{Kind: PassageOpen, Listen: q.Forwards[0].Listen})
+	if q.Forwards[0].Peer == "stops" {
+		return errors.New("too late to be told")
+	}
+	<-ctx.Done()
+	return nil
+}
+func (a *fakeAgent) Expose(_ context.Context, q AskExpose, emit func(PassageEvent)) error {
+	emit(PassageEvent{Kind: PassageWarning, Reason: "nobody may come"})
+	return nil
+}
+
 // serve starts a server on a fresh socket and returns its path.
 func serve(t *testing.T, agent Agent) string {
 	t.Helper()

@@ -37,6 +37,9 @@ type Agent interface {
 	Capture(ctx context.Context, q AskCapture, emit func([]CaptureEvent)) error
 	// Dial opens a TCP connection to a peer.
 	Dial(ctx context.Context, d Dial) (Conn, error)
+	// Forward and Expose call emit with events in order until ctx ends, and return after the last one. An error comes before any event.
+	Forward(ctx context.Context, q AskForward, emit func(PassageEvent)) error
+	Expose(ctx context.Context, q AskExpose, emit func(PassageEvent)) error
 }
 
 // host is the only Host header answered: a web page made to look at this socket through some proxy carries another.
@@ -132,6 +135,8 @@ func routes(agent Agent) http.Handler {
 		return d.DenialTotals, d.List, err
 	}))
 	mux.HandleFunc("POST /v1/capture", func(w http.ResponseWriter, r *http.Request) { serveCapture(w, r, agent) })
+	mux.HandleFunc("POST /v1/forward", serveEvents(agent.Forward))
+	mux.HandleFunc("POST /v1/expose", serveEvents(agent.Expose))
 	slots := make(chan struct{}, maxStreams)
 	mux.HandleFunc("POST /v1/dial", func(w http.ResponseWriter, r *http.Request) { serveDial(w, r, agent, slots) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -46,7 +46,7 @@ func serveHTTP(ctx context.Context, p *Proxy, c net.Conn) error {
 		far.Close()
 		return err
 	}
-	splice(ctx, c, c, far)
+	splice(ctx, c, far)
 	return nil
 }
 

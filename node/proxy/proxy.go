@@ -1,6 +1,6 @@
 // Package proxy lets programs on this host open connections into the overlay without a network interface.
 //
-// Two ways in, both on loopback: SOCKS5 (RFC 1928; CONNECT without authentication, no BIND, no UDP ASSOCIATE) and HTTP CONNECT
+// Two ways in, both on loopback: SOCKS5 (RFC 1928; CONNECT and UDP ASSOCIATE, without authentication, no BIND) and HTTP CONNECT
 // (RFC 9110 section 9.3.6). A destination is an overlay address or the name of a peer; nothing else is resolved or dialled, so neither
 // proxy is a way to the rest of the world or to this host's own services. What leaves them meets the same filter as everything else.
 package proxy
@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -25,6 +24,10 @@ type Network interface {
 	Overlay(a netip.Addr) bool
 	// Dial opens a TCP connection to an overlay address.
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// DialUDP is Dial for datagrams; it waits for nobody.
+	DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// FromPeer reports whether a datagram from that address of this host may be a peer's, who must not go on into the overlay from here.
+	FromPeer(from netip.AddrPort) bool
 }
 
 const (
@@ -42,6 +45,7 @@ type Proxy struct {
 	network Network
 	logger  *slog.Logger
 	serve   func(ctx context.Context, p *Proxy, c net.Conn) error
+	flows   Pool
 }
 
 // NewSOCKS5 makes a SOCKS5 proxy; it starts nothing.
@@ -143,27 +147,8 @@ func (p *Proxy) dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return p.network.Dial(ctx, to)
 }
 
-// splice copies both ways until both have ended; the end of one direction is passed on and does not end the other.
-func splice(ctx context.Context, client net.Conn, fromClient io.Reader, far net.Conn) {
+// splice joins a client who was answered to the far end.
+func splice(ctx context.Context, client, far net.Conn) {
 	client.SetDeadline(time.Time{})
-	stop := context.AfterFunc(ctx, func() { far.Close() })
-	defer stop()
-	defer far.Close()
-	var both sync.WaitGroup
-	both.Go(func() { pass(far, fromClient) })
-	both.Go(func() { pass(client, far) })
-	both.Wait()
-}
-
-// pass copies until from ends; on failure it closes both ends, by the writer's whole connection, so that the other direction ends too.
-func pass(to net.Conn, from io.Reader) {
-	_, err := io.Copy(to, from)
-	half, ok := to.(interface{ CloseWrite() error })
-	if err == nil && ok && half.CloseWrite() == nil {
-		return
-	}
-	to.Close()
-	if c, ok := from.(net.Conn); ok {
-		c.Close()
-	}
+	_, _ = Join(ctx, client, far) // both ends were told
 }

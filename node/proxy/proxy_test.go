@@ -11,7 +11,10 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +22,11 @@ import (
 )
 
 // fakeNetwork has one peer, db at 100.64.0.2, whose port 7 echoes and whose every other port refuses. It notes what was dialled.
-type fakeNetwork struct{ dialled []string }
+type fakeNetwork struct {
+	mu      sync.Mutex
+	dialled []string
+	peers   atomic.Pointer[netip.AddrPort] // the address of a socket that was opened for a peer
+}
 
 var overlay = netip.MustParsePrefix("100.64.0.0/10")
 
@@ -34,7 +41,9 @@ func (*fakeNetwork) Resolve(name string) (netip.Addr, error) {
 }
 func (*fakeNetwork) Overlay(a netip.Addr) bool { return overlay.Contains(a) }
 func (n *fakeNetwork) Dial(_ context.Context, to netip.AddrPort) (net.Conn, error) {
+	n.mu.Lock()
 	n.dialled = append(n.dialled, to.String())
+	n.mu.Unlock()
 	if to.Port() != 7 {
 		return nil, errors.New("connection refused")
 	}
@@ -44,6 +53,19 @@ func (n *fakeNetwork) Dial(_ context.Context, to netip.AddrPort) (net.Conn, erro
 		far.Close()
 	}()
 	return near, nil
+}
+
+func (n *fakeNetwork) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	return n.Dial(ctx, to)
+}
+func (n *fakeNetwork) dials() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.dialled)
+}
+func (n *fakeNetwork) FromPeer(from netip.AddrPort) bool {
+	peer := n.peers.Load()
+	return peer != nil && *peer == from
 }
 
 func serve(t *testing.T, make func(Network, *slog.Logger) *Proxy) (*fakeNetwork, string) {
@@ -103,7 +125,7 @@ func TestSOCKS5_refuses(t *testing.T) {
 		{"SOCKS4", "\x04\x01\x00\x50\x64\x40\x00\x02\x00", ""},
 		{"authentication demanded", "\x05\x01\x02", "\x05\xff"},
 		{"BIND", greeting + "\x05\x02\x00\x01\x64\x40\x00\x02\x00\x07", "\x05\x00\x05\x07"},
-		{"UDP ASSOCIATE", greeting + "\x05\x03\x00\x01\x64\x40\x00\x02\x00\x07", "\x05\x00\x05\x07"},
+		{"UDP ASSOCIATE for somebody else", greeting + "\x05\x03\x00\x01\x64\x40\x00\x02\x00\x07", "\x05\x00\x05\x02"},
 		{"unknown address type", greeting + "\x05\x01\x00\x09", "\x05\x00\x05\x08"},
 		{"the internet", greeting + "\x05\x01\x00\x01\x01\x01\x01\x01\x00\x07", "\x05\x00\x05\x02"},
 		{"this host", greeting + "\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x07", "\x05\x00\x05\x02"},
@@ -120,8 +142,8 @@ func TestSOCKS5_refuses(t *testing.T) {
 			if !bytes.HasPrefix(got, []byte(test.want)) || (test.want == "" && len(got) > 0) {
 				t.Errorf("answered %x, want %x", got, test.want)
 			}
-			if len(n.dialled) > 0 {
-				t.Errorf("dialled %v", n.dialled)
+			if len(n.dials()) > 0 {
+				t.Errorf("dialled %v", n.dials())
 			}
 		})
 	}
@@ -144,7 +166,7 @@ func TestSOCKS5_connects(t *testing.T) {
 	if _, err := d.Dial("tcp", "db:8"); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("a refused connection: %v", err)
 	}
-	if got := strings.Join(n.dialled, " "); got != "100.64.0.2:7 100.64.0.2:7 100.64.0.2:8" {
+	if got := strings.Join(n.dials(), " "); got != "100.64.0.2:7 100.64.0.2:7 100.64.0.2:8" {
 		t.Errorf("dialled %s", got)
 	}
 }
@@ -171,8 +193,8 @@ func TestHTTP_refuses(t *testing.T) {
 			if got := exchange(t, address, []byte(test.send)); !bytes.HasPrefix(got, []byte(test.want)) {
 				t.Errorf("answered %q, want %q", got, test.want)
 			}
-			if len(n.dialled) > 0 {
-				t.Errorf("dialled %v", n.dialled)
+			if len(n.dials()) > 0 {
+				t.Errorf("dialled %v", n.dials())
 			}
 		})
 	}
@@ -242,7 +264,7 @@ func FuzzSOCKS5(f *testing.F) {
 		if greet(r) != nil {
 			return
 		}
-		host, port, err := readRequest(r)
+		_, host, port, err := readRequest(r)
 		if err != nil {
 			return
 		}

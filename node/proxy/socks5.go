@@ -13,13 +13,14 @@ import (
 // SOCKS5, RFC 1928:
 //
 //	client   05 N METHOD*N            proxy  05 00 (none needed) or 05 FF
-//	client   05 CMD 00 ATYP ADDR PORT proxy  05 REP 00 01 0.0.0.0 0
+//	client   05 CMD 00 ATYP ADDR PORT proxy  05 REP 00 01 0.0.0.0 0 (of UDP ASSOCIATE: the relay's ATYP ADDR PORT)
 
 const (
-	socksVersion = 5
-	socksConnect = 1
-	methodNone   = 0
-	methodRefuse = 0xff
+	socksVersion   = 5
+	socksConnect   = 1
+	socksAssociate = 3
+	methodNone     = 0
+	methodRefuse   = 0xff
 
 	addrIPv4 = 1
 	addrName = 3
@@ -29,6 +30,7 @@ const (
 // Replies, RFC 1928 section 6.
 const (
 	replyOK         = 0
+	replyFailed     = 1
 	replyNotAllowed = 2
 	replyRefused    = 5
 	replyCommand    = 7
@@ -47,9 +49,12 @@ func serveSOCKS5(ctx context.Context, p *Proxy, c net.Conn) error {
 	if err := greet(c); err != nil {
 		return err
 	}
-	host, port, err := readRequest(c)
+	command, host, port, err := readRequest(c)
 	if err != nil {
 		return answerError(c, err)
+	}
+	if command == socksAssociate {
+		return associate(ctx, p, c, host, port)
 	}
 	to, err := p.target(host, port)
 	if err != nil {
@@ -63,7 +68,7 @@ func serveSOCKS5(ctx context.Context, p *Proxy, c net.Conn) error {
 		far.Close()
 		return err
 	}
-	splice(ctx, c, c, far)
+	splice(ctx, c, far)
 	return nil
 }
 
@@ -90,25 +95,32 @@ func greet(c io.ReadWriter) error {
 	return errors.New("the client insists on authentication")
 }
 
-// readRequest reads a CONNECT request; a *socksError is to be answered.
-func readRequest(r io.Reader) (host string, port uint16, err error) {
+// readRequest reads a request of a command that is served; a *socksError is to be answered.
+func readRequest(r io.Reader) (command byte, host string, port uint16, err error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return "", 0, err
+		return 0, "", 0, err
 	}
 	if head[0] != socksVersion || head[2] != 0 {
-		return "", 0, errors.New("not a SOCKS5 request")
+		return 0, "", 0, errors.New("not a SOCKS5 request")
 	}
-	host, err = readAddr(r, head[3])
+	host, port, err = readDestination(r, head[3])
 	if err != nil {
+		return 0, "", 0, err
+	}
+	if head[1] != socksConnect && head[1] != socksAssociate {
+		return 0, "", 0, &socksError{replyCommand, fmt.Errorf("command %d is neither CONNECT nor UDP ASSOCIATE", head[1])}
+	}
+	return head[1], host, port, nil
+}
+
+func readDestination(r io.Reader, kind byte) (host string, port uint16, err error) {
+	if host, err = readAddr(r, kind); err != nil {
 		return "", 0, err
 	}
 	var p [2]byte
 	if _, err := io.ReadFull(r, p[:]); err != nil {
 		return "", 0, err
-	}
-	if head[1] != socksConnect {
-		return "", 0, &socksError{replyCommand, fmt.Errorf("command %d is not CONNECT", head[1])}
 	}
 	return host, binary.BigEndian.Uint16(p[:]), nil
 }
@@ -147,6 +159,21 @@ func answerError(c io.Writer, err error) error {
 }
 
 func answerSOCKS(c io.Writer, reply byte) error {
-	_, err := c.Write([]byte{socksVersion, reply, 0, addrIPv4, 0, 0, 0, 0, 0, 0})
+	return answerBound(c, reply, netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
+}
+
+// answerBound answers with the address that the proxy took for the client.
+func answerBound(c io.Writer, reply byte, at netip.AddrPort) error {
+	_, err := c.Write(appendAddr([]byte{socksVersion, reply, 0}, at))
 	return err
+}
+
+// appendAddr appends ATYP ADDR PORT: 7 bytes, or 19.
+func appendAddr(b []byte, at netip.AddrPort) []byte {
+	kind := byte(addrIPv6)
+	if at.Addr().Is4() {
+		kind = addrIPv4
+	}
+	b = append(append(b, kind), at.Addr().AsSlice()...)
+	return binary.BigEndian.AppendUint16(b, at.Port())
 }

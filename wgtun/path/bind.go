@@ -63,7 +63,7 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 		return nil
 	}
 	p.sent.Store(int64(b.now()))
-	if p.stale.Load() && len(bufs) == 1 && isInitiation(bufs[0]) && b.holdInitiation(p, e.tunnel, bufs[0]) {
+	if len(bufs) == 1 && isInitiation(bufs[0]) && b.keepInitiation(p, e.tunnel, bufs[0]) {
 		return nil
 	}
 	w := p.way.Load()

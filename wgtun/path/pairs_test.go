@@ -55,7 +55,9 @@ func expected(a, b gate) bool {
 
 // meeting is two nodes behind gates, and the coordinator between them.
 type meeting struct {
-	a, b *node
+	a, b   *node
+	nats   map[netip.Addr]*nettest.NAT // by inside address
+	follow bool                        // where a node is seen is told to the other
 }
 
 func newMeeting(t *testing.T, ga, gb gate) *meeting {
@@ -64,17 +66,25 @@ func newMeeting(t *testing.T, ga, gb gate) *meeting {
 	host := net.Host(addrR)
 	reflect(t, host, oneR.Port(), nil)
 	reflect(t, host, twoR.Port(), nil)
-	m := &meeting{}
+	m := &meeting{nats: make(map[netip.Addr]*nettest.NAT)}
+	endpoints := func(n *node) []netip.AddrPort { return append(n.Reflexive(), at(n.host.Addrs()[0])) }
 	behind := func(g gate, outside, inside netip.Addr, other **node, self **node) *node {
 		h := func() *nettest.Host {
 			if g.nat == nil {
 				return net.Host(outside)
 			}
-			return net.NAT(*g.nat, outside).Host(inside)
+			m.nats[inside] = net.NAT(*g.nat, outside)
+			return m.nats[inside].Host(inside)
 		}()
 		return start(t, h, func(c *Config) {
 			c.Seek = func(key.TunnelPublic) {
 				time.AfterFunc(40*time.Millisecond, func() { (*other).Sought((*self).tunnel) }) // by the coordinator, as far as each is from the other
+			}
+			c.Reflected = func() {
+				if m.follow {
+					told := Peer{Tunnel: (*self).tunnel, Probe: (*self).probe.Public(), Candidates: endpoints(*self)}
+					time.AfterFunc(40*time.Millisecond, func() { (*other).SetPeer(told) })
+				}
 			}
 		})
 	}
@@ -85,7 +95,6 @@ func newMeeting(t *testing.T, ga, gb gate) *meeting {
 	}
 	time.Sleep(time.Second)
 	synctest.Wait()
-	endpoints := func(n *node) []netip.AddrPort { return append(n.Reflexive(), at(n.host.Addrs()[0])) }
 	meet(m.a, m.b, endpoints(m.b), endpoints(m.a)...)
 	return m
 }
@@ -135,6 +144,28 @@ func TestWhoMeets(t *testing.T) {
 		fmt.Fprintf(&table, "- **%s**: %s\n", g.name, g.short)
 	}
 	golden(t, table.String())
+}
+
+// TestNATRestarts: a NAT has forgotten what it lent and lends another port. The next question to the reflectors would be due up to 25 s later only.
+func TestNATRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeeting(t, gates[3], gates[3])
+		m.follow = true
+		chat(m.a, m.b, 10*time.Second)
+		was := m.b.status(m.a)
+		if was.Kind != "direct" {
+			t.Fatalf("no direct path before: %v", was)
+		}
+		m.nats[m.a.host.Addrs()[0]].Forget()
+		began := time.Now()
+		for now := was; now.Kind != "direct" || now.Addr == was.Addr; now = m.b.status(m.a) {
+			if time.Since(began) > 8*time.Second {
+				t.Fatalf("after %v the peer's path is %q", time.Since(began), now)
+			}
+			chat(m.a, m.b, 100*time.Millisecond)
+		}
+		t.Logf("direct again after %v", time.Since(began))
+	})
 }
 
 // TestNobodyMeetsUnsought: without pings of both at once, what answers alone is let in.

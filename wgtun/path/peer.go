@@ -24,6 +24,7 @@ type peer struct {
 	received atomic.Int64                 // instant of the newest datagram from an address of its
 	limit    atomic.Int32                 // how long datagrams to it may be
 	stale    atomic.Bool                  // it has not answered since our tunnel key changed
+	greeted  atomic.Int64                 // until then it begins the handshake under that key, an instant
 	gate     sync.RWMutex                 // read-held while sending to it, so that RemovePeer can wait
 	removed  bool                         // guarded by gate
 	asleep   bool                         // guarded by Bind.mu

@@ -6,19 +6,22 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
 
 // Reflectors are asked from the tunnel's own socket, because an address translator lends each inside port another outside one. A question is
-// asked again after 0.5 and 1 s, and while we want to be reachable every 20 to 25 s, which keeps the lent port ours.
+// asked again after 0.5 and 1 s, and while we want to be reachable every 20 to 25 s, which keeps the lent port ours; sooner for a peer in use that
+// has just lost its direct way, since the translator may have restarted and lend us another port now.
 const (
 	reflectEvery   = 25 * time.Second
 	reflectJitter  = 5 * time.Second
 	reflectRetry   = 500 * time.Millisecond
 	reflectTries   = 3
-	reflectionLife = time.Minute // of an answer: two questions unanswered
+	reflectDoubt   = 5 * time.Second // least age of the newest question when peers have it asked again
+	reflectionLife = time.Minute     // of an answer: two questions unanswered
 	maxReflectors  = 16
 	hairpinLife    = 2 * time.Second
 )
@@ -50,7 +53,8 @@ type mirror struct {
 
 // mirrors are the reflectors, and what they say. Its lock is never held together with another of a Bind.
 type mirrors struct {
-	wake chan struct{} // room for one
+	wake    chan struct{} // room for one
+	doubted atomic.Bool   // by a peer without direct way
 
 	mu      sync.Mutex
 	list    []*mirror
@@ -91,6 +95,12 @@ func (b *Bind) Reflect() {
 	for _, x := range m.list {
 		x.tries, x.due = 0, b.now()
 	}
+	m.hasten()
+}
+
+// doubt has the reflectors asked soon, if they are asked at all. It takes no lock.
+func (m *mirrors) doubt() {
+	m.doubted.Store(true)
 	m.hasten()
 }
 
@@ -169,8 +179,12 @@ func (b *Bind) askMirrors() (wait time.Duration) {
 	m := &b.mirrors
 	m.mu.Lock()
 	now, open := b.now(), b.port.Load() != 0
+	doubted := m.keep && m.doubted.Swap(false)
 	var ask []*mirror
 	for _, x := range m.list {
+		if doubted && now-x.sent >= reflectDoubt {
+			x.tries, x.due = 0, now
+		}
 		if open && x.due != 0 && now >= x.due {
 			x.departLocked(now, m.keep)
 			ask = append(ask, x)

@@ -306,3 +306,24 @@ func TestHairpin(t *testing.T) {
 		}
 	})
 }
+
+// TestDoubtIsLimited: peers whose direct ways come and go have reflectors asked at most every 5 s, and not at all where nobody is to reach us.
+func TestDoubtIsLimited(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			net := nettest.New(1)
+			reflect(t, net.Host(addrR), oneR.Port(), nil)
+			a := start(t, net.NAT(nettest.NATConfig{}, addrN).Host(addrA))
+			seen := record(net)
+			a.runReflect(keep, oneR)
+			for range 180 {
+				time.Sleep(100 * time.Millisecond)
+				a.mirrors.doubt()
+			}
+			want := map[bool]int{false: 1, true: 4}[keep] // at 0, 5, 10 and 15 s
+			if n := len(seen.matching(to(addrR))); n != want {
+				t.Errorf("keep %v: %d questions in 18 s, want %d", keep, n, want)
+			}
+		})
+	}
+}

@@ -2,9 +2,13 @@ package path
 
 import (
 	"slices"
+	"time"
 
 	"picket.internal/wgtun/key"
 )
+
+// greetTime is how long a peer that begins the handshake under our new key is let alone with it: two that cross make each other void.
+const greetTime = time.Second
 
 // keys is what is known of a peer's tunnel keys beside the present one, and what it knows of ours. Guarded by Bind.mu.
 type keys struct {
@@ -45,6 +49,7 @@ func (b *Bind) doubtAll(stale bool) {
 func (b *Bind) doubtAllLocked(stale bool) {
 	for _, p := range b.table.all() {
 		p.stale.Store(stale)
+		p.greeted.Store(0)
 		if p.live == nil {
 			continue
 		}
@@ -109,6 +114,7 @@ func (b *Bind) Succeed(t, next key.TunnelPublic, greets bool) bool {
 	k.former, k.next, k.greets = t, key.TunnelPublic{}, 0
 	if greets {
 		k.greets = b.now() + heldLife
+		p.greeted.Store(0)
 	}
 	return true
 }
@@ -145,11 +151,12 @@ func (b *Bind) believedLocked(p *peer, pong message) {
 	if !p.stale.Load() {
 		return
 	}
-	p.stale.Store(false)
-	if !pong.greets || b.now() < p.known().greets && slices.Compare(b.self.public[:], p.probe[:]) < 0 {
-		return
+	begins := !pong.greets || b.now() < p.known().greets && slices.Compare(b.self.public[:], p.probe[:]) < 0
+	if !begins {
+		b.dropInitiationsLocked(p)
+		p.greeted.Store(int64(b.now() + greetTime))
 	}
-	b.dropInitiationsLocked(p)
+	p.stale.Store(false) // last: see keepInitiation
 }
 
 // dropInitiationsLocked drops the beginnings of handshakes that wait.
@@ -165,6 +172,14 @@ func (b *Bind) dropInitiationsLocked(p *peer) {
 
 // isInitiation tells the first message of a handshake (WireGuard whitepaper section 5.4.2).
 func isInitiation(datagram []byte) bool { return len(datagram) > 0 && datagram[0] == 1 }
+
+// keepInitiation reports whether the first message of a handshake is not to be sent now: the peer is to be asked first, or begins one itself.
+func (b *Bind) keepInitiation(p *peer, t key.TunnelPublic, datagram []byte) bool {
+	if p.stale.Load() && b.holdInitiation(p, t, datagram) {
+		return true
+	}
+	return b.now() < load(&p.greeted)
+}
 
 // holdInitiation keeps the first message of a handshake for a peer that may not know our key yet, and asks the peer. One to
 // a key that the peer has given up is dropped. It reports whether the datagram is dealt with.

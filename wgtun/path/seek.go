@@ -10,6 +10,7 @@ import (
 const (
 	seekFirst     = 2 * time.Second
 	seekAtMost    = time.Minute
+	seekDoubting  = 8 * time.Second // pause up to which we doubt, too, where we are seen
 	soughtAtLeast = 2 * time.Second
 )
 
@@ -30,6 +31,9 @@ func (b *Bind) seekLocked(p *peer, wanted bool, now instant) {
 	default:
 		l.seek.pause = min(max(2*l.seek.pause, seekFirst), seekAtMost)
 		l.seek.due = now + l.seek.pause
+		if l.seek.pause <= seekDoubting {
+			b.mirrors.doubt()
+		}
 		b.config.Seek(p.tunnel)
 	}
 }

@@ -94,9 +94,14 @@ func within(t *testing.T) context.Context {
 // forward runs ForwardInbound until the test ends.
 func forward(t *testing.T, s *Stack) {
 	t.Helper()
+	forwardBy(t, s, nil)
+}
+
+func forwardBy(t *testing.T, s *Stack, dial DialFunc) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.ForwardInbound(ctx, nil) }()
+	go func() { done <- s.ForwardInbound(ctx, dial) }()
 	for s.inbound.Load() == nil {
 		time.Sleep(time.Millisecond)
 	}

@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -63,27 +61,5 @@ func (s *Stack) dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error
 		ep.Close()
 		return nil, fail(errnoOf(err))
 	}
-	return tcpConn{gonet.NewTCPConn(queue, ep), ep}, nil
-}
-
-// tcpConn gives the stack's errors as a kernel's socket would.
-type tcpConn struct {
-	*gonet.TCPConn
-	ep tcpip.Endpoint
-}
-
-// SetLinger is net.TCPConn's: with 0 Close resets the connection, below 0 is the default.
-func (c tcpConn) SetLinger(seconds int) error {
-	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: seconds >= 0, Timeout: time.Duration(max(seconds, 0)) * time.Second})
-	return nil
-}
-
-func (c tcpConn) Read(b []byte) (int, error) {
-	n, err := c.TCPConn.Read(b)
-	return n, mapped(err)
-}
-
-func (c tcpConn) Write(b []byte) (int, error) {
-	n, err := c.TCPConn.Write(b)
-	return n, mapped(err)
+	return newTCPConn(queue, ep), nil
 }

@@ -16,9 +16,11 @@ var errnos = []struct {
 	{(&tcpip.ErrConnectionRefused{}).String(), syscall.ECONNREFUSED},
 	{(&tcpip.ErrConnectionReset{}).String(), syscall.ECONNRESET},
 	{(&tcpip.ErrConnectionAborted{}).String(), syscall.ECONNABORTED},
+	{(&tcpip.ErrAborted{}).String(), syscall.ECONNABORTED},
 	{(&tcpip.ErrHostUnreachable{}).String(), syscall.EHOSTUNREACH},
 	{(&tcpip.ErrNetworkUnreachable{}).String(), syscall.ENETUNREACH},
 	{(&tcpip.ErrTimeout{}).String(), syscall.ETIMEDOUT},
+	{(&tcpip.ErrMessageTooLong{}).String(), syscall.EMSGSIZE},
 }
 
 // errnoOf turns an error of the stack into one that errors.Is can match.

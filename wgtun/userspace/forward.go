@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -19,7 +17,7 @@ import (
 
 // Bounds of inbound forwarding, shared among peers (see share). Beyond them a connection is refused, never queued.
 const (
-	maxTCPHandshakes   = 128 // opened by a peer, and not yet answered by localhost or not finished by the peer
+	maxTCPHandshakes   = 128 // opened by a peer, and not yet taken here or not finished by the peer
 	maxTCPRefusals     = 128 // handshakes above those, on their way to be refused
 	maxTCPConnections  = 1024
 	maxUDPFlows        = 256 // each may hold two datagrams of 64 KiB
@@ -31,14 +29,27 @@ const (
 	defaultReceiveSize = 0 // the stack's own
 )
 
-// DialFunc opens a connection to a service of this host.
-type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+// destination is where inbound flows go: the host's own ports, or a program's listeners.
+type destination interface {
+	// openTCP finds who takes a connection, before its handshake is answered. It may block, until f.ctx ends at the latest; an error refuses the peer.
+	openTCP(f *forwarder, id stack.TransportEndpointID) (taker, error)
+	// openUDP takes a datagram of no known flow; false makes the stack answer with port unreachable. It does not block.
+	openUDP(f *forwarder, id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool
+}
 
-// forwarder hands inbound connections to localhost while one ForwardInbound runs.
+// taker waits for a connection whose handshake is going on; one of its methods is called, once.
+type taker interface {
+	// carry has the connection, and closes it; it returns when that has ended, at the latest when ctx has.
+	carry(ctx context.Context, c *tcpConn)
+	// abandon is told that the handshake was not finished.
+	abandon()
+}
+
+// forwarder hands inbound flows to a destination, within bounds, until it is ended.
 type forwarder struct {
 	stack *Stack
-	ctx   context.Context // of ForwardInbound; in a field because gVisor calls back without one
-	dial  DialFunc
+	ctx   context.Context // of forward; in a field because gVisor calls back without one
+	to    destination
 	tcp   *tcp.Forwarder
 
 	mu       sync.Mutex // guards what follows
@@ -51,17 +62,21 @@ type forwarder struct {
 }
 
 // ForwardInbound hands every inbound TCP connection and UDP flow on port P to 127.0.0.1:P (or dial, when not nil) until ctx
-// ends; then every forwarded connection is closed and nil returned. A port on which nothing listens is refused to the peer as
-// a kernel would: the handshake is completed only after localhost has accepted. Only one call may run at a time. TCP connections
-// that dial returns should have CloseWrite; one that has not ends both ways at the peer's end of stream.
-func (s *Stack) ForwardInbound(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) error {
+// ends; then every forwarded connection is closed and nil returned. A port on which nothing listens, or that dial refuses, is refused to
+// the peer as a kernel would: the handshake is completed only after localhost has accepted. Only one call of this or Serve may run at a time.
+func (s *Stack) ForwardInbound(ctx context.Context, dial DialFunc) error {
 	if dial == nil {
-		dial = new(net.Dialer).DialContext
+		dial = dialLocalhost
 	}
+	return s.forward(ctx, localhost{dial})
+}
+
+// forward hands inbound flows to a destination until ctx ends, and ends them then.
+func (s *Stack) forward(ctx context.Context, to destination) error {
 	f := &forwarder{
 		stack:    s,
 		ctx:      ctx,
-		dial:     dial,
+		to:       to,
 		opening:  newShare(maxTCPHandshakes),
 		open:     newShare(maxTCPConnections),
 		udp:      newShare(maxUDPFlows),
@@ -146,11 +161,4 @@ func (f *forwarder) setHalfOpen(id stack.TransportEndpointID, waiting bool) bool
 	}
 	f.halfOpen[id] = true
 	return true
-}
-
-// dialLocal opens the service that stands behind a port of the overlay address.
-func (f *forwarder) dialLocal(network string, port uint16) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(f.ctx, localDialTimeout)
-	defer cancel()
-	return f.dial(ctx, network, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
 }

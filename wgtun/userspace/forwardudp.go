@@ -15,19 +15,20 @@ import (
 )
 
 // inboundUDP is the stack's handler for datagrams of no known flow; false makes the stack answer with port unreachable.
-// The flow's socket is made before it returns, so that datagrams close behind the first find it.
 func (s *Stack) inboundUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	f := s.inbound.Load()
-	if f == nil {
-		return false
-	}
+	return f != nil && f.to.openUDP(f, id, pkt)
+}
+
+// openUDP makes the flow's socket before it returns, so that datagrams close behind the first find it.
+func (h localhost) openUDP(f *forwarder, id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	done, ok := f.begin(&f.udp, id.RemoteAddress)
 	if !ok {
 		return false
 	}
 	started := false
 	first := pkt.Clone() // kept until localhost has answered or refused
-	udp.NewForwarder(s.ip, func(r *udp.ForwarderRequest) {
+	udp.NewForwarder(f.stack.ip, func(r *udp.ForwarderRequest) {
 		queue := new(waiter.Queue)
 		ep, err := r.CreateEndpoint(queue)
 		if err != nil {
@@ -37,7 +38,7 @@ func (s *Stack) inboundUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 		go func() {
 			defer done()
 			defer first.DecRef()
-			f.serveUDP(gonet.NewUDPConn(queue, ep), id.LocalPort, first)
+			h.serveUDP(f, gonet.NewUDPConn(queue, ep), id, first)
 		}()
 	}).HandlePacket(id, pkt)
 	if !started {
@@ -48,10 +49,11 @@ func (s *Stack) inboundUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer
 }
 
 // serveUDP carries one flow until it has been idle, localhost refuses, or ctx ends.
-func (f *forwarder) serveUDP(remote *gonet.UDPConn, port uint16, first *stack.PacketBuffer) {
+func (h localhost) serveUDP(f *forwarder, remote *gonet.UDPConn, id stack.TransportEndpointID, first *stack.PacketBuffer) {
 	defer remote.Close()
-	local, err := f.dialLocal("udp", port)
+	local, err := h.open(f.ctx, "udp", id)
 	if err != nil {
+		f.stack.portUnreachable(first)
 		return
 	}
 	defer local.Close()

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -304,6 +305,34 @@ func TestForwardUDPBothWays(t *testing.T) {
 			}
 		}
 		conn.Close()
+	}
+}
+
+// TestForwardRefusesWhatDialRefuses: as a port that nobody holds.
+func TestForwardRefusesWhatDialRefuses(t *testing.T) {
+	a, b, _ := newPair(t)
+	asked := make(chan string, 2)
+	forwardBy(t, b, func(_ context.Context, network string, from netip.AddrPort, port uint16) (net.Conn, error) {
+		asked <- fmt.Sprint(network, " ", from.Addr(), " ", port)
+		return nil, errors.New("not for peers")
+	})
+	if _, err := a.Dial(within(t), "tcp", netip.AddrPortFrom(b4, 80)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("tcp: %v, want connection refused", err)
+	}
+	conn, err := a.Dial(within(t), "udp", netip.AddrPortFrom(b6, 81))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = conn.Write([]byte("x"))
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("udp: %v, want connection refused", err)
+	}
+	for _, want := range []string{"tcp 100.64.0.1 80", "udp fd7a::1 81"} {
+		if got := <-asked; got != want {
+			t.Errorf("asked for %q, want %q", got, want)
+		}
 	}
 }
 

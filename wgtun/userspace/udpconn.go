@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -27,7 +26,7 @@ func (s *Stack) dialUDP(to netip.AddrPort) (net.Conn, error) {
 		ep.Close()
 		return nil, fail(err)
 	}
-	return &udpConn{UDPConn: gonet.NewUDPConn(queue, ep), ep: ep, queue: queue, moved: make(chan struct{})}, nil
+	return &udpConn{UDPConn: gonet.NewUDPConn(queue, ep), ep: ep, queue: queue, deadline: newDeadline()}, nil
 }
 
 // udpConn is a connected socket whose Read is woken by a refusal; gonet's own waits for datagrams only.
@@ -35,10 +34,7 @@ type udpConn struct {
 	*gonet.UDPConn // all but reading
 	ep             tcpip.Endpoint
 	queue          *waiter.Queue
-
-	mu       sync.Mutex // guards what follows
-	deadline time.Time
-	moved    chan struct{} // closed, and made anew, when deadline moves
+	deadline       *deadline
 }
 
 // Read returns one datagram, or an error that matches syscall.ECONNREFUSED when one that was sent has been refused.
@@ -66,15 +62,8 @@ func (c *udpConn) Read(b []byte) (int, error) {
 
 // wait blocks until ready, or the deadline has passed.
 func (c *udpConn) wait(ready <-chan struct{}) error {
-	c.mu.Lock()
-	deadline, moved := c.deadline, c.moved
-	c.mu.Unlock()
-	var due <-chan time.Time
-	if !deadline.IsZero() {
-		timer := time.NewTimer(time.Until(deadline))
-		defer timer.Stop()
-		due = timer.C
-	}
+	due, moved, stop := c.deadline.timer()
+	defer stop()
 	select {
 	case <-due:
 		return os.ErrDeadlineExceeded
@@ -96,11 +85,7 @@ func (c *udpConn) Write(b []byte) (int, error) {
 
 // SetReadDeadline also moves the deadline of a Read that waits.
 func (c *udpConn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.deadline = t
-	close(c.moved)
-	c.moved = make(chan struct{})
+	c.deadline.set(t)
 	return nil
 }
 
