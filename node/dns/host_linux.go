@@ -19,6 +19,7 @@ type HostConfig struct {
 	Root   string // "" for /; a folder in tests
 	Sure   bool   // /etc is that of this network: whoever started the agent says so
 	Bus    string // address of the D-Bus; empty for the system's own
+	State  string // the agent's own folder, for what can be kept nowhere else; empty for none
 	Logger *slog.Logger
 }
 

@@ -69,11 +69,22 @@ func (f *fileMode) apply(s HostSettings) HostState {
 	return st
 }
 
+// places are where what was there before may be kept, the usual first.
+func (f *fileMode) places() []string {
+	all := []string{f.host.path(beforePath), f.host.path(keptPath)}
+	if f.host.State != "" {
+		if p := f.host.path(filepath.Join(f.host.State, filepath.Base(keptPath))); p != all[1] {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
 // before is where what was there before is kept; "" when there was nothing.
 func (f *fileMode) before() string {
-	for _, p := range []string{beforePath, keptPath} {
-		if _, err := os.Lstat(f.host.path(p)); err == nil {
-			return f.host.path(p)
+	for _, p := range f.places() {
+		if _, err := os.Lstat(p); err == nil {
+			return p
 		}
 	}
 	return ""
@@ -93,7 +104,7 @@ func reason(err error) string {
 
 // keep puts what is there now aside. It is there afterwards as well, until it is replaced: no program finds none.
 func (f *fileMode) keep() error {
-	path, before, kept := f.host.path(resolvPath), f.host.path(beforePath), f.host.path(keptPath)
+	path, before := f.host.path(resolvPath), f.host.path(beforePath)
 	if err := f.forget(); err != nil {
 		return err
 	}
@@ -105,10 +116,10 @@ func (f *fileMode) keep() error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission) && !isMount(path):
-		return f.copyKept(path, kept)
+		return f.copyKept(path)
 	case isMount(path):
 		if err = copyFile(path, before); errors.Is(err, syscall.EROFS) {
-			err = f.copyKept(path, kept)
+			err = f.copyKept(path)
 		}
 		return err
 	}
@@ -117,7 +128,7 @@ func (f *fileMode) keep() error {
 
 // forget removes what was put aside.
 func (f *fileMode) forget() error {
-	for _, old := range []string{f.host.path(beforePath), f.host.path(keptPath)} {
+	for _, old := range f.places() {
 		if _, err := os.Lstat(old); err != nil {
 			continue // there is none
 		}
@@ -128,12 +139,18 @@ func (f *fileMode) forget() error {
 	return nil
 }
 
-// copyKept copies into a folder that agents with their state elsewhere do not have.
-func (*fileMode) copyKept(path, kept string) error {
-	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
-		return err
+// copyKept copies to where services keep things; where there is no such place, as in containers, to the agent's own.
+func (f *fileMode) copyKept(path string) error {
+	var err error
+	for _, kept := range f.places()[1:] {
+		if err = os.MkdirAll(filepath.Dir(kept), 0o700); err == nil {
+			err = copyFile(path, kept)
+		}
+		if err == nil {
+			return nil
+		}
 	}
-	return copyFile(path, kept)
+	return err
 }
 
 // render is the text of our file: the host's own options and search domains go on.
