@@ -6,6 +6,7 @@ import (
 	"debug/elf"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,7 +20,8 @@ import (
 type container struct {
 	*lab.Host
 	root, state string
-	tun         bool // it runs as root, with CAP_NET_ADMIN, CAP_NET_BIND_SERVICE and /dev/net/tun; else as 65532, with nothing
+	tun         bool     // it runs as root, with CAP_NET_ADMIN, CAP_NET_BIND_SERVICE and /dev/net/tun; else as 65532, with nothing
+	image       []string // environment, from the Dockerfile
 	env         []string
 }
 
@@ -31,15 +33,25 @@ func newContainer(n *network, name string, tun bool) *container {
 		n.must(os.MkdirAll(filepath.Join(c.root, dir), 0o755))
 	}
 	n.must(os.Mkdir(c.state, 0o700))
+	n.must(os.Chmod(c.state, 0o777|os.ModeSticky)) // as the image has it, and much as engines make empty volumes
 	for _, file := range []string{"dev/null", "dev/net/tun", "etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt", "run/secrets/key"} {
 		n.must(os.WriteFile(filepath.Join(c.root, file), nil, 0o644))
 	}
 	n.must(os.WriteFile(filepath.Join(c.Dir, "resolv.conf"), []byte("nameserver 192.0.2.250\n"), 0o644))
-	if !tun {
-		n.must(os.Chown(c.state, 65532, 65532))
+	if tun {
+		n.must(os.Chown(c.state, 65532, 65532)) // of another user than the one in the container
+	} else {
 		n.must(os.Chmod(c.Dir, 0o711)) // so that the path to the root can be walked
 		n.must(os.Chmod(filepath.Dir(c.Dir), 0o711))
 	}
+	dockerfile, err := os.ReadFile("../Dockerfile")
+	n.must(err)
+	_, env, found := strings.Cut(string(dockerfile), "\nENV PATH=/usr/local/bin ")
+	if !found {
+		n.t.Fatal("the Dockerfile sets no environment")
+	}
+	env, _, _ = strings.Cut(env, "\n")
+	c.image = strings.Fields(env)
 	program, err := os.ReadFile(filepath.Join(programs, "picket"))
 	n.must(err)
 	n.must(os.WriteFile(filepath.Join(c.root, "usr/local/bin/picket"), program, 0o755))
@@ -68,8 +80,7 @@ mount --bind /proc "$root/proc"
 		run += ` --userspec=` + user
 	}
 	out := []string{"unshare", "--mount", "sh", "-c", script + more + run + ` "$root" "$@"`, "sh", c.root, c.state, filepath.Join(c.Dir, "resolv.conf")}
-	return append([]string{"env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PICKET_STATE=/state", "PICKET_SOCKET=/state/picket.sock"},
-		append(append(c.env, out...), args...)...)
+	return slices.Concat([]string{"env", "-i"}, c.image, []string{"PATH=" + os.Getenv("PATH") + ":/usr/local/bin"}, c.env, out, args)
 }
 
 // start starts `picket run` with further arguments.
@@ -197,7 +208,7 @@ func TestContainerWithInterface(t *testing.T) {
 		return func() bool { text, err := os.ReadFile(conf); return err == nil && strings.Contains(string(text), want) }
 	}
 	n.until("names are asked for at the agent", 15*time.Second, says("nameserver 127.0.112.105"))
-	if out, err := c.Run(n.ctx, c.words("picket", "dns", "status")...); err != nil || !strings.Contains(out, "/state/") {
+	if out, err := c.Run(n.ctx, c.words("picket", "dns", "status")...); err != nil || !strings.Contains(out, "/state/node/") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	n.must(p.Stop(10 * time.Second))
