@@ -161,5 +161,6 @@ func (h *handler) OnSought(s protocol.Sought) {
 		}
 		n.takeHints(protocol.Hints{Hints: []protocol.Hint{{Node: s.Node, Endpoints: s.Endpoints, Online: true, Relay: n.map_.hints[s.Node].Relay}}})
 		n.overlay.overlay.Sought(s.Node)
+		n.relaying.set.Check() // it may be our home that is dead
 	})
 }

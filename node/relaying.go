@@ -151,5 +151,5 @@ func (l relayLink) Send(to [32]byte, datagram []byte) bool { return l.Client.Sen
 
 func (l relayLink) Status() relays.Status {
 	s := l.Client.Status()
-	return relays.Status{Connected: s.Connected, Latency: s.Latency, Err: s.Err}
+	return relays.Status{Connected: s.Connected, Latency: s.Latency, Asked: s.Asked, Err: s.Err}
 }

@@ -1,0 +1,110 @@
+//go:build linux
+
+package integration
+
+import (
+	"testing"
+	"time"
+
+	"picket.internal/integration/lab"
+)
+
+// apart makes two nodes that reach each other through relays alone, and a TCP connection between them.
+func (n *network) apart(i int) (left, right *lab.Node, flow *lab.Flow) {
+	n.t.Helper()
+	left, _ = n.behind("left", "tag:left", i, lab.NATConfig{NoUDP: true}, "--port-mapping=off")
+	right, _ = n.behind("right", "tag:right", i+1, lab.NATConfig{NoUDP: true}, "--port-mapping=off")
+	_, err := right.Host.Serve(n.ctx, "tcp", "0.0.0.0:7000")
+	n.must(err)
+	n.until("the two meet at a relay", 20*time.Second, func() bool {
+		var a struct{ Error string }
+		return left.JSON(n.ctx, &a, "ping", "-c", "1", "--timeout", "1s", "right") == nil && a.Error == ""
+	})
+	flow, err = left.Dial(n.ctx, "tcp", n.address(right, false)+":7000")
+	n.must(err)
+	return left, right, flow
+}
+
+// relayAt starts a relay on a host of its name.
+func (n *network) relayAt(name string, args ...string) (*lab.Host, *lab.Process) {
+	n.t.Helper()
+	h := n.host(name)
+	p, err := h.StartRelay(n.ctx, n.coordinator, name, args...)
+	n.must(err)
+	return h, p
+}
+
+// moveTo waits until both nodes have the home, and checks how long that took since the former one died; it is 5 s at most where there is processor time.
+func (n *network) moveTo(home string, died time.Time, nodes ...*lab.Node) {
+	n.t.Helper()
+	for _, node := range nodes {
+		var since time.Time
+		n.until(node.Host.Name+" has the home "+home, 20*time.Second, func() bool {
+			var name string
+			name, since = node.HomeRelay()
+			return name == home
+		})
+		n.t.Logf("%s moved to %s after %v", node.Host.Name, home, since.Sub(died).Round(time.Millisecond))
+		if took := since.Sub(died); took > 8*time.Second {
+			n.t.Errorf("%s moved only after %v", node.Host.Name, took)
+		}
+	}
+}
+
+// survives waits until a connection goes on after its relay died.
+func (n *network) survives(flow *lab.Flow, died time.Time) {
+	n.t.Helper()
+	n.until("the connection goes on", 20*time.Second, func() bool {
+		return time.Since(died) > time.Second && flow.Alive(200*time.Millisecond)
+	})
+	gap := flow.LongestGap()
+	n.t.Logf("the connection's longest silence %v", gap.Round(time.Millisecond))
+	if gap > 15*time.Second {
+		n.t.Errorf("the connection stood still for %v", gap)
+	}
+}
+
+// TestRelayDies: the home of two nodes that have no direct path dies, by kill -9 and by its host's cable. Both move to the other relay, and the
+// connection between them goes on there.
+func TestRelayDies(t *testing.T) {
+	n := newNetwork(t, false, reachPolicy, "--relay=off")
+	n.person("alice")
+	_, fra := n.relayAt("fra")
+	left, right, flow := n.apart(61)
+	n.moveTo("fra", time.Now(), left, right)
+	ams, _ := n.relayAt("ams") // as near, and so in reserve
+	time.Sleep(5 * time.Second)
+	died := time.Now()
+	fra.Kill()
+	n.moveTo("ams", died, left, right)
+	n.survives(flow, died)
+
+	n.must(n.coordinator.Process.Stop(10 * time.Second)) // the next relay is its own
+	n.must(n.coordinator.StartWith(n.ctx, "--relay=on"))
+	n.until("both know the coordinator's relay", 30*time.Second, func() bool {
+		return n.inReserve(left, "home") && n.inReserve(right, "home")
+	})
+	flow, err := left.Dial(n.ctx, "tcp", n.address(right, false)+":7000")
+	n.must(err)
+	died = time.Now()
+	n.must(ams.SetLink(false))
+	n.moveTo("home", died, left, right)
+	n.survives(flow, died)
+}
+
+// inReserve reports whether a node is connected to a relay that is not its home.
+func (n *network) inReserve(node *lab.Node, relay string) bool {
+	var check struct {
+		Relays []struct {
+			Name            string
+			Home, Connected bool
+		}
+	}
+	_ = node.JSON(n.ctx, &check, "netcheck")
+	for _, r := range check.Relays {
+		if r.Name == relay && r.Connected && !r.Home {
+			return true
+		}
+	}
+	return false
+}
