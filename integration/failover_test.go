@@ -73,7 +73,7 @@ func TestRelayDies(t *testing.T) {
 	left, right, flow := n.apart(61)
 	n.moveTo("fra", time.Now(), left, right)
 	ams, _ := n.relayAt("ams") // as near, and so in reserve
-	time.Sleep(5 * time.Second)
+	n.until("both know the other relay", 30*time.Second, func() bool { return n.inReserve(left, "ams") && n.inReserve(right, "ams") })
 	died := time.Now()
 	fra.Kill()
 	n.moveTo("ams", died, left, right)
@@ -89,6 +89,20 @@ func TestRelayDies(t *testing.T) {
 	died = time.Now()
 	n.must(ams.SetLink(false))
 	n.moveTo("home", died, left, right)
+	n.survives(flow, died)
+}
+
+// TestCoordinatorDiesWithItsRelay: nobody is left to say where the nodes went; they meet at the second relay all the same, as long as their passes hold.
+func TestCoordinatorDiesWithItsRelay(t *testing.T) {
+	n := newNetwork(t, false, reachPolicy)
+	n.person("alice")
+	left, right, flow := n.apart(63)
+	n.moveTo("home", time.Now(), left, right)
+	n.relayAt("fra")
+	n.until("both know the other relay", 30*time.Second, func() bool { return n.inReserve(left, "fra") && n.inReserve(right, "fra") })
+	died := time.Now()
+	n.must(n.coordinator.Host.SetLink(false))
+	n.moveTo("fra", died, left, right)
 	n.survives(flow, died)
 }
 

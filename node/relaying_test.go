@@ -80,6 +80,11 @@ func TestRelay_isMetAndTold(t *testing.T) {
 		if got := r.overlay().homes["a"]; got != want {
 			t.Errorf("home %+v after the peer sought us", got)
 		}
+		r.handler().OnHints(protocol.Hints{Hints: []protocol.Hint{{Node: "a", Relay: "fra"}}})
+		synctest.Wait()
+		if got := r.overlay().homes["a"]; got.Relay != "fra" || got.Spare != protocol.OwnRelay || got.Address != want.Address {
+			t.Errorf("home %+v, want this node's own in spare", got)
+		}
 		r.client = relay.NewClient(relay.ClientConfig{
 			Name: protocol.OwnRelay, Network: string(testNetwork), Device: p.device, Pass: func() []byte { return r.pass(p.device.Public(), device) },
 			Dial:    func(ctx context.Context) (net.Conn, error) { return r.dial(ctx, protocol.Join{}, control.Config{}) },
