@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -21,13 +22,24 @@ type RelayView struct {
 // relays are those that maps name, by name.
 func (c *Coordinator) relays(rows []RelayRow) (out []protocol.Relay) {
 	for _, r := range rows {
-		out = append(out, protocol.Relay{Name: r.Name, URL: r.URL, Fingerprint: r.Fingerprint})
+		out = append(out, r.entry())
 	}
 	if c.config.Relay {
 		out = append(out, protocol.Relay{Name: protocol.OwnRelay})
 	}
 	slices.SortFunc(out, func(a, b protocol.Relay) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// entry is what maps say of the relay.
+func (r RelayRow) entry() protocol.Relay {
+	var ports []uint16
+	for _, p := range r.Reflect {
+		if p != 0 {
+			ports = append(ports, p)
+		}
+	}
+	return protocol.Relay{Name: r.Name, URL: r.URL, Fingerprint: r.Fingerprint, Reflect: ports}
 }
 
 // knownRelay is name when maps name such a relay, else empty: what a node makes up reaches nobody.
@@ -58,7 +70,7 @@ func (c *Coordinator) Relays(ctx context.Context, a Actor) ([]RelayView, error) 
 		}
 		rows, err := tx.Relays()
 		for _, r := range rows {
-			out = append(out, RelayView{Relay: protocol.Relay{Name: r.Name, URL: r.URL, Fingerprint: r.Fingerprint}, Created: r.Created, By: r.By})
+			out = append(out, RelayView{Relay: r.entry(), Created: r.Created, By: r.By})
 		}
 		return err
 	})
@@ -94,14 +106,24 @@ func (c *Coordinator) AddRelay(ctx context.Context, a Actor, r protocol.Relay) (
 			return refuse(CodeInvalid, "there are %d relays, as many as maps name: remove one first", len(rows))
 		}
 		ch.raise()
-		ch.record("relay.add", r.Name, r.URL+" "+r.Fingerprint)
-		err = ch.InsertRelay(RelayRow{Name: r.Name, URL: r.URL, Fingerprint: r.Fingerprint, Created: ch.Now(), By: a.String()})
+		ch.record("relay.add", r.Name, r.URL+" "+r.Fingerprint+reflectText(r.Reflect))
+		row := RelayRow{Name: r.Name, URL: r.URL, Fingerprint: r.Fingerprint, Created: ch.Now(), By: a.String()}
+		copy(row.Reflect[:], r.Reflect)
+		err = ch.InsertRelay(row)
 		if errors.Is(err, ErrTaken) {
 			return refuse(CodeInvalid, "there is a relay %s already: remove it first, or choose another name", r.Name)
 		}
 		return err
 	})
 	return Change{Generation: g, Summary: "relay " + oneLine(r.Name, 63) + " is added"}, c.outward(ctx, err)
+}
+
+// reflectText is what the audit log says of a relay's reflector.
+func reflectText(ports []uint16) string {
+	if len(ports) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" reflects at %d", ports)
 }
 
 // RemoveRelay takes a relay out of every map.

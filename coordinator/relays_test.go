@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"picket.internal/coordinator"
 	"picket.internal/coordinator/protocol"
 	"picket.internal/wgtun/relay"
@@ -212,20 +214,20 @@ func TestRemovalDropsFromTheRelayWithoutStorage(t *testing.T) {
 func TestRelaysAreNamedByMaps(t *testing.T) {
 	n := newNet(t, relaying)
 	web := n.device("web").joinTagged("tag:web").connect()
-	if !slices.Equal(web.content.Relays, []protocol.Relay{{Name: protocol.OwnRelay}}) {
-		t.Errorf("at first %v", web.content.Relays)
+	if d := cmp.Diff(web.content.Relays, []protocol.Relay{{Name: protocol.OwnRelay}}); d != "" {
+		t.Errorf("at first %s", d)
 	}
-	added := protocol.Relay{Name: "ber-1", URL: "https://ber-1.example.com"}
+	added := protocol.Relay{Name: "ber-1", URL: "https://ber-1.example.com", Reflect: []uint16{3478, 3479}}
 	if _, err := n.AddRelay(n.ctx, operator, added); err != nil {
 		t.Fatal(err)
 	}
 	web.until("the new relay", func(c protocol.Content) bool {
-		return slices.Equal(c.Relays, []protocol.Relay{added, {Name: protocol.OwnRelay}})
+		return cmp.Equal(c.Relays, []protocol.Relay{added, {Name: protocol.OwnRelay}})
 	})
-	if got, err := n.Relays(n.ctx, operator); err != nil || len(got) != 2 || got[1].Relay != added || got[1].By == "" {
+	if got, err := n.Relays(n.ctx, operator); err != nil || len(got) != 2 || !cmp.Equal(got[1].Relay, added) || got[1].By == "" {
 		t.Errorf("the list is %+v, %v", got, err)
 	}
-	for _, r := range []protocol.Relay{added, {Name: protocol.OwnRelay}, {Name: "x", URL: "http://x.example"}, {URL: "https://x.example"}} {
+	for _, r := range []protocol.Relay{added, {Name: protocol.OwnRelay}, {Name: "x", URL: "http://x.example"}, {URL: "https://x.example"}, {Name: "x", URL: "https://x.example", Reflect: []uint16{0}}} {
 		_, err := n.AddRelay(n.ctx, operator, r)
 		wantCode(t, "AddRelay", err, coordinator.CodeInvalid)
 	}

@@ -3,6 +3,8 @@
 package integration
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,4 +123,32 @@ func (n *network) inReserve(node *lab.Node, relay string) bool {
 		}
 	}
 	return false
+}
+
+// TestNetcheckTellsMappings: with a relay's reflectors, which have another address than the coordinator's, netcheck tells the three mappings of RFC 4787 apart.
+func TestNetcheckTellsMappings(t *testing.T) {
+	n := newNetwork(t, false, reachPolicy)
+	n.person("alice")
+	n.relayAt("fra")
+	for i, c := range []struct {
+		mapping lab.Mapping
+		says    []string
+	}{
+		{lab.MapSame, []string{"lends the same port for all destinations", "Direct paths: with every peer whose NAT lends the same port for all destinations, and with open ones.\n"}},
+		{lab.MapByAddress, []string{"lends another port for each address (address-dependent mapping)", "or whose NAT lets in whoever it has sent to, from any port"}},
+		{lab.MapByPort, []string{"lends each destination another port"}},
+	} {
+		left, _ := n.behind(fmt.Sprintf("left%d", i), "tag:left", 71+i, lab.NATConfig{Mapping: c.mapping}, "--port-mapping=off")
+		var out string
+		n.until("netcheck has all answers", 20*time.Second, func() bool {
+			var err error
+			out, err = left.CLI(n.ctx, "netcheck")
+			return err == nil && strings.Count(out, " of the relay fra answers") == 2 && !strings.Contains(out, "does not answer")
+		})
+		for _, want := range c.says {
+			if !strings.Contains(out, want) {
+				t.Errorf("%v: netcheck does not say %q:\n%s", c.mapping, want, out)
+			}
+		}
+	}
 }

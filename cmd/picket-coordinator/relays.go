@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -25,6 +26,7 @@ func relaysCommand() *cli.Command {
 			{Name: "add", Usage: "tell nodes of a relay", ArgsUsage: "NAME URL", Action: addRelay,
 				Flags: append([]cli.Flag{
 					&cli.StringFlag{Name: "fingerprint", Usage: "the relay's `FINGERPRINT`, as it printed it when it started; not needed where its certificate is trusted by nodes' systems"},
+					&cli.StringFlag{Name: "reflect", Usage: "UDP `PORT`s of the relay that tell nodes where they are seen from, as it printed them: 3478,3479"},
 				}, changing...),
 				Description: "The relay runs elsewhere. It sees which nodes talk, when and how much, and not what: name none that you do not run, or trust that far.\n\n" +
 					"Examples:\n\n   picket-coordinator relays add ber-1 https://ber-1.example.com:8443\n" +
@@ -43,6 +45,9 @@ func addRelay(c *cli.Context) error {
 		return err
 	}
 	r := protocol.Relay{Name: args[0], URL: args[1], Fingerprint: c.String("fingerprint")}
+	if r.Reflect, err = readPorts(c.String("reflect")); err != nil {
+		return cliflags.Usage(c, "%s", err)
+	}
 	if err := protocol.CheckRelay(r); err != nil {
 		return cliflags.Usage(c, "%s", err)
 	}
@@ -51,6 +56,29 @@ func addRelay(c *cli.Context) error {
 		return err
 	}
 	return report(c, change)
+}
+
+// readPorts reads "3478,3479"; empty is none.
+func readPorts(text string) (out []uint16, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	for one := range strings.SplitSeq(text, ",") {
+		n, err := strconv.ParseUint(one, 10, 16)
+		if err != nil || strconv.FormatUint(n, 10) != one || n == 0 {
+			return nil, fmt.Errorf("--reflect %.70q is no list of ports: write them as the relay printed them, 3478,3479", text)
+		}
+		out = append(out, uint16(n))
+	}
+	return out, nil
+}
+
+func portsText(ports []uint16) string {
+	words := make([]string, len(ports))
+	for i, p := range ports {
+		words[i] = strconv.Itoa(int(p))
+	}
+	return strings.Join(words, ",")
 }
 
 func listRelays(c *cli.Context) error {
@@ -72,9 +100,9 @@ func listRelays(c *cli.Context) error {
 			if r.Name == protocol.OwnRelay {
 				at, by = "in the coordinator", "serve --relay"
 			}
-			rows = append(rows, []string{r.Name, at, strconv.Itoa(r.Nodes), clock(r.Created), by, dash(r.Fingerprint)})
+			rows = append(rows, []string{r.Name, at, strconv.Itoa(r.Nodes), dash(portsText(r.Reflect)), clock(r.Created), by, dash(r.Fingerprint)})
 		}
-		table(w, "NAME|URL|NODES|ADDED|BY|FINGERPRINT", rows)
+		table(w, "NAME|URL|NODES|REFLECTS|ADDED|BY|FINGERPRINT", rows)
 	})
 }
 
