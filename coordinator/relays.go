@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"picket.internal/coordinator/protocol"
@@ -17,6 +18,17 @@ type RelayView struct {
 	Created time.Time `json:"created,omitzero"` // zero for the coordinator's own
 	By      string    `json:"by,omitempty"`
 	Nodes   int       `json:"nodes"` // online ones whose home it is
+	// Presence is what is heard of the relay, nil when nobody listens (Config.RelayPresence).
+	Presence *RelayPresence `json:"presence,omitempty"`
+}
+
+// RelayPresence is what a relay, or somebody in its name, says of it. It is a hint, and nothing is decided by it.
+type RelayPresence struct {
+	Heard   bool      `json:"heard"` // else nothing was since this coordinator started
+	Alive   bool      `json:"alive"`
+	Since   time.Time `json:"since,omitzero"` // it is alive, or gone
+	Clients int       `json:"clients"`        // nodes connected to it, of whatever home
+	Version string    `json:"version,omitempty"`
 }
 
 // relays are those that maps name, by name.
@@ -83,8 +95,71 @@ func (c *Coordinator) Relays(ctx context.Context, a Actor) ([]RelayView, error) 
 	}
 	for i := range out {
 		out[i].Nodes = homes[out[i].Name]
+		if c.config.RelayPresence != nil {
+			p := c.presenceOfRelay(out[i].Name)
+			out[i].Presence = &p
+		}
 	}
 	return out, nil
+}
+
+func (c *Coordinator) presenceOfRelay(name string) RelayPresence {
+	if name != protocol.OwnRelay {
+		return c.config.RelayPresence(name)
+	}
+	return RelayPresence{Heard: true, Alive: true, Since: c.began, Clients: c.relay.Stats().Clients, Version: c.config.Version}
+}
+
+// doubtEvery is the least time between two times that nodes are told of one relay that it may be dead.
+const doubtEvery = 10 * time.Second
+
+// doubts limits DoubtRelay.
+type doubts struct {
+	mu   sync.Mutex
+	last map[string]time.Time // by relay that maps name
+}
+
+// allow reports whether nodes may be told again.
+func (d *doubts) allow(relay string, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if last, ok := d.last[relay]; ok && now.Sub(last) < doubtEvery {
+		return false
+	}
+	if d.last == nil || len(d.last) > 2*protocol.MaxRelays { // names that were removed
+		d.last = make(map[string]time.Time)
+	}
+	d.last[relay] = now
+	return true
+}
+
+// DoubtRelay has the nodes whose home is that relay ask it at once whether it answers, since somebody says that it is dead: an idle node
+// would notice after half a minute only. It is a hint, and if it is wrong costs each of them one ping; more often than each 10 s it does nothing.
+func (c *Coordinator) DoubtRelay(name string) {
+	if c.knownRelay(name) == "" || !c.doubts.allow(name, time.Now()) {
+		return
+	}
+	for _, s := range c.hub.all() {
+		s.mu.Lock()
+		mine := s.relay == name
+		s.doubted = s.doubted || mine
+		s.mu.Unlock()
+		if mine {
+			s.poke()
+		}
+	}
+}
+
+// takeDoubt returns the node's home relay if it is to be told that it may be dead.
+func (s *Session) takeDoubt() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.doubted
+	s.doubted = false
+	if !was || s.relay == "" {
+		return nil
+	}
+	return []string{s.relay}
 }
 
 // AddRelay has every map name a relay. Nodes trust it with nothing but to carry what is sealed.

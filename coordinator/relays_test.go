@@ -297,3 +297,81 @@ func TestHomeRelayReachesPeers(t *testing.T) {
 		t.Errorf("the hint says %q", got)
 	}
 }
+
+// Nodes whose home is said to be dead are told to ask it, once in ten seconds at most; others, and of relays that no map names, hear nothing.
+func TestDoubtedRelay(t *testing.T) {
+	n := newNet(t, relaying)
+	if _, err := n.AddRelay(n.ctx, operator, protocol.Relay{Name: "fra", URL: "https://fra.example.com"}); err != nil {
+		t.Fatal(err)
+	}
+	web, db := n.device("web").joinTagged("tag:web"), n.device("db").joinTagged("tag:db")
+	web.connect()
+	db.connect()
+	home := func(d *device, relay string) {
+		r := d.report()
+		r.Relay = relay
+		if err := d.session.Report(n.ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	home(web, "fra")
+	home(db, protocol.OwnRelay)
+	checks := func(d *device) (out []string) { // of all that is ready to be sent
+		ctx, cancel := context.WithTimeout(n.ctx, 300*time.Millisecond)
+		defer cancel()
+		for {
+			o, err := d.session.Next(ctx)
+			if err != nil {
+				return out
+			}
+			if h, ok := o.Body.(protocol.Hints); ok {
+				out = append(out, h.Check...)
+			}
+		}
+	}
+	n.DoubtRelay("made-up")
+	n.DoubtRelay("fra")
+	n.DoubtRelay("fra")
+	if got := checks(web); !slices.Equal(got, []string{"fra"}) {
+		t.Errorf("the node whose home it is was told of %q", got)
+	}
+	if got := checks(db); len(got) != 0 {
+		t.Errorf("another node was told of %q", got)
+	}
+	n.DoubtRelay("fra") // too soon
+	if got := checks(web); len(got) != 0 {
+		t.Errorf("told again of %q", got)
+	}
+}
+
+// The list says what is heard of each relay; without anybody who listens it says nothing.
+func TestRelayPresence(t *testing.T) {
+	n := newNet(t, relaying)
+	if got, err := n.Relays(n.ctx, operator); err != nil || got[0].Presence != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+	n.stop()
+	heard := coordinator.RelayPresence{Heard: true, Clients: 41, Version: "v1"}
+	n.config.RelayPresence = func(name string) coordinator.RelayPresence {
+		if name == "fra" {
+			return heard
+		}
+		return coordinator.RelayPresence{}
+	}
+	n.start()
+	for _, name := range []string{"ams", "fra"} {
+		if _, err := n.AddRelay(n.ctx, operator, protocol.Relay{Name: name, URL: "https://r.example.com"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := n.Relays(n.ctx, operator)
+	if err != nil || len(got) != 3 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if p := got[0].Presence; p == nil || !p.Heard || !p.Alive {
+		t.Errorf("of its own relay: %+v", p)
+	}
+	if *got[1].Presence != (coordinator.RelayPresence{}) || *got[2].Presence != heard {
+		t.Errorf("%+v, %+v", got[1].Presence, got[2].Presence)
+	}
+}

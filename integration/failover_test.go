@@ -4,6 +4,8 @@ package integration
 
 import (
 	"fmt"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -151,4 +153,55 @@ func TestNetcheckTellsMappings(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestClusterNoticesRelays: coordinator and relays hear of each other; the list says which relay is alive, and which was killed or fell silent. A relay with another
+// key is not heard.
+func TestClusterNoticesRelays(t *testing.T) {
+	keys := t.TempDir()
+	n := newNetwork(t, false, reachPolicy)
+	picket := filepath.Join(programs, "picket-coordinator")
+	for _, name := range []string{"key", "wrong"} {
+		_, err := n.coordinator.Host.Run(n.ctx, picket, "cluster", "key", filepath.Join(keys, name))
+		n.must(err)
+	}
+	at := func(h *lab.Host, key string) []string {
+		return []string{"--cluster-listen", h.IP.String() + ":7946", "--cluster-public", "--cluster-key", filepath.Join(keys, key)}
+	}
+	n.must(n.coordinator.Process.Stop(10 * time.Second))
+	n.must(n.coordinator.StartWith(n.ctx, at(n.coordinator.Host, "key")...))
+	join := []string{"--cluster-join", n.coordinator.Host.IP.String() + ":7946"}
+	_, ams := n.relayAt("ams", append(at(n.host("ams"), "key"), join...)...)
+	fra, _ := n.relayAt("fra", append(at(n.host("fra"), "key"), join...)...)
+	n.relayAt("zrh", append(at(n.host("zrh"), "wrong"), join...)...)
+	states := func() string {
+		var list []struct {
+			Name     string
+			Presence struct{ Heard, Alive bool }
+		}
+		n.must(n.coordinator.JSON(n.ctx, &list, "relays", "list"))
+		var out []string
+		for _, r := range list {
+			out = append(out, r.Name+map[[2]bool]string{{false, false}: "?", {true, true}: "+", {true, false}: "-"}[[2]bool{r.Presence.Heard, r.Presence.Alive}])
+		}
+		return strings.Join(out, " ")
+	}
+	n.until("all are heard", 20*time.Second, func() bool { return states() == "home+ ams+ fra+ zrh?" })
+	ams.Kill()
+	died := time.Now()
+	n.until("the killed one is noticed", 40*time.Second, func() bool { return states() == "home+ ams- fra+ zrh?" })
+	t.Logf("killed, and noticed after %v", time.Since(died))
+	n.must(fra.SetLink(false))
+	died = time.Now()
+	n.until("the silent one is noticed", 40*time.Second, func() bool { return states() == "home+ ams- fra- zrh?" })
+	t.Logf("silent, and noticed after %v", time.Since(died))
+	out := n.operate("relays", "list")
+	if !regexp.MustCompile(`(?m)^ams +gone, \d+s ago +- `).MatchString(out) || !regexp.MustCompile(`(?m)^zrh +not heard `).MatchString(out) {
+		t.Errorf("the list says:\n%s", out)
+	}
+	n.must(fra.SetLink(true))
+	n.until("one that is back is noticed", 30*time.Second, func() bool { return states() == "home+ ams- fra+ zrh?" })
+	began := time.Now()
+	n.must(n.coordinator.Process.Stop(10 * time.Second))
+	t.Logf("the coordinator stopped within %v", time.Since(began))
 }

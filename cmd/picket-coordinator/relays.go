@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"picket.internal/cmd/internal/cliflags"
+	"picket.internal/coordinator"
 	"picket.internal/coordinator/opsocket"
 	"picket.internal/coordinator/protocol"
 )
@@ -32,7 +34,7 @@ func relaysCommand() *cli.Command {
 					"Examples:\n\n   picket-coordinator relays add ber-1 https://ber-1.example.com:8443\n" +
 					"   picket-coordinator relays add lab https://192.0.2.7:8443 --fingerprint 43LETTERS"},
 			{Name: "list", Usage: "list relays, with how many online nodes each is home to", Flags: common, Action: listRelays,
-				Description: "Peers find a node at its home, the relay that is nearest to it. Example:\n\n   picket-coordinator relays list --json"},
+				Description: "Peers find a node at its home, the relay that is nearest to it. With serve --cluster-listen the list says which relays are heard of. Example:\n\n   picket-coordinator relays list --json"},
 			{Name: "remove", Usage: "take a relay out of use", ArgsUsage: "NAME", Flags: changing, Action: removeRelay, BashComplete: relayNames,
 				Description: "Nodes leave it at once for another. Example:\n\n   picket-coordinator relays remove ber-1 --wait"},
 		},
@@ -94,16 +96,33 @@ func listRelays(c *cli.Context) error {
 			fmt.Fprintln(w, "no relays: nodes reach each other by direct paths only. Serve without --relay=off, or `picket-coordinator relays add`")
 			return
 		}
+		header := "NAME|URL|NODES|REFLECTS|ADDED|BY|FINGERPRINT"
 		var rows [][]string
 		for _, r := range relays {
 			at, by := r.URL, r.By
 			if r.Name == protocol.OwnRelay {
 				at, by = "in the coordinator", "serve --relay"
 			}
-			rows = append(rows, []string{r.Name, at, strconv.Itoa(r.Nodes), dash(portsText(r.Reflect)), clock(r.Created), by, dash(r.Fingerprint)})
+			row := []string{r.Name, at, strconv.Itoa(r.Nodes), dash(portsText(r.Reflect)), clock(r.Created), by, dash(r.Fingerprint)}
+			if r.Presence != nil {
+				header = "NAME|STATE|CLIENTS|VERSION|URL|NODES|REFLECTS|ADDED|BY|FINGERPRINT"
+				row = slices.Insert(row, 1, presenceText(*r.Presence)...)
+			}
+			rows = append(rows, row)
 		}
-		table(w, "NAME|URL|NODES|REFLECTS|ADDED|BY|FINGERPRINT", rows)
+		table(w, header, rows)
 	})
+}
+
+// presenceText is a relay's state, clients and version, as it says them itself.
+func presenceText(p coordinator.RelayPresence) []string {
+	switch {
+	case !p.Heard:
+		return []string{"not heard", "-", "-"}
+	case !p.Alive:
+		return []string{"gone, " + ago(p.Since), "-", dash(p.Version)}
+	}
+	return []string{"alive", strconv.Itoa(p.Clients), dash(p.Version)}
 }
 
 func removeRelay(c *cli.Context) error {

@@ -41,7 +41,7 @@ Examples:
 }
 
 func serveFlags() []cli.Flag {
-	return []cli.Flag{
+	flags := []cli.Flag{
 		dirFlag(),
 		&cli.StringFlag{Name: "listen", Value: ":8443", Usage: "`ADDRESS` for nodes and browsers"},
 		urlFlag("the `URL` under which nodes and browsers reach it (default: https:// and this host's name or address, with the port of --listen)"),
@@ -69,6 +69,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "trusted-proxy", Usage: "believe X-Forwarded-For from this `ADDRESS` or range (repeat for more)"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 	}
+	return append(flags, clusterFlags()...)
 }
 
 // settings are serve's flags, checked.
@@ -83,6 +84,7 @@ type settings struct {
 	domain             string // empty: as it was
 	lease              time.Duration
 	reflect            reflectSettings
+	cluster            clusterSettings
 	relay              bool
 	proxies            clientaddr.Proxies
 	logger             *slog.Logger
@@ -137,6 +139,7 @@ func readSettings(c *cli.Context) (settings, error) {
 			s.reflect, err = readReflect(c.StringSlice("reflect-listen"), s.listen, c.IsSet("reflect-listen"), protocol.MaxReflectors)
 			return err
 		},
+		func() error { s.cluster, err = readCluster(c, false); return err },
 		func() error { s.relay, err = readSwitch("--relay", c.String("relay")); return err },
 		func() error { s.logger, err = newLogger(c.App.ErrWriter, c.String("log-level")); return err },
 		func() error { return checkDomain(s.domain) },

@@ -32,16 +32,18 @@ type Meta struct {
 	Role    Role
 	Name    string // as maps call the relay; the coordinator has that of its own relay
 	Clients uint32 // nodes connected to its relay
-	Version string // of the program; at most maxVersion printable bytes
+	Version string // of the program; at most MaxVersion printable bytes
 }
 
 const (
 	metaVersion = 1
 	metaFixed   = 8 // bytes before the name
 	maxName     = 63
-	maxVersion  = 64
-	maxMeta     = metaFixed + maxName + maxVersion
+	maxMeta     = metaFixed + maxName + MaxVersion
 )
+
+// MaxVersion bounds Meta.Version.
+const MaxVersion = 64
 
 // id is the member's name in the ring.
 func (m Meta) id() string { return m.Role.String() + ":" + m.Name }
@@ -53,7 +55,7 @@ func (m Meta) check() error {
 		return errors.New("a role of no kind")
 	case len(m.Name) > maxName || protocol.CheckName(m.Name) != nil:
 		return errors.New("a name that no relay may have")
-	case len(m.Version) > maxVersion:
+	case len(m.Version) > MaxVersion:
 		return fmt.Errorf("a version of %d bytes", len(m.Version))
 	}
 	for _, c := range []byte(m.Version) {

@@ -63,7 +63,7 @@ type NetcheckPortMapping struct {
 type NetcheckReflector struct {
 	Address netip.AddrPort `json:"address"`
 	Relay   string         `json:"relay,omitempty"` // whose it is; empty: the coordinator's
-	Seen    netip.AddrPort `json:"seen,omitzero"` // none: it has not answered
+	Seen    netip.AddrPort `json:"seen,omitzero"`   // none: it has not answered
 	Latency time.Duration  `json:"latency,omitzero"`
 	NoRoute bool           `json:"noRoute,omitempty"` // it could not even be asked
 }
