@@ -3,6 +3,7 @@ package coordinator_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -337,6 +338,9 @@ func TestDoubtedRelay(t *testing.T) {
 	}
 	if got := checks(db); len(got) != 0 {
 		t.Errorf("another node was told of %q", got)
+	}
+	for i := range 3 * protocol.MaxRelays { // which leave no room for what was told
+		n.DoubtRelay(fmt.Sprint("made-up-", i))
 	}
 	n.DoubtRelay("fra") // too soon
 	if got := checks(web); len(got) != 0 {

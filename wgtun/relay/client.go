@@ -21,7 +21,7 @@ import (
 const (
 	pingIdle    = 25 * time.Second        // less than routers forget a connection in
 	pingBusy    = 1250 * time.Millisecond // while the connection is in use
-	busyFor     = 30 * time.Second        // after the last datagram either way; a path in use is probed more often than that
+	busyFor     = 10 * time.Second        // after the last datagram either way; a path in use is probed each 5 s
 	pingFirst   = time.Second             // between the first, for a latency; never are there two within less
 	firstPings  = 3
 	stalled     = 3 * time.Second // of silence after a ping; with pingBusy before it, a relay that stalls is left within 4.25 s
