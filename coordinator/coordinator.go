@@ -42,17 +42,20 @@ const (
 
 // Config of a Coordinator.
 type Config struct {
-	Store                     Store
-	Key                       key.CoordinatorPrivate
-	Network                   protocol.NetworkID
-	Salt                      []byte        // for acl.Compile; 32 random bytes made with the keys
-	URL                       string        // as people and nodes reach it, without a trailing slash
-	Policy                    PolicySource  // nil: none; what was in force stays, and without any, nothing passes
-	PolicyPoll                time.Duration // 0: DefaultPolicyPoll
-	Breaker                   Breaker       // when a policy commit waits for confirmation
-	Lease                     time.Duration // 0: DefaultLease; at most protocol.MaxLease
-	Reflectors                []protocol.Reflector
-	Relay                     bool          // the coordinator itself relays
+	Store      Store
+	Key        key.CoordinatorPrivate
+	Network    protocol.NetworkID
+	Salt       []byte        // for acl.Compile; 32 random bytes made with the keys
+	URL        string        // as people and nodes reach it, without a trailing slash
+	Policy     PolicySource  // nil: none; what was in force stays, and without any, nothing passes
+	PolicyPoll time.Duration // 0: DefaultPolicyPoll
+	Breaker    Breaker       // when a policy commit waits for confirmation
+	Lease      time.Duration // 0: DefaultLease; at most protocol.MaxLease
+	Reflectors []protocol.Reflector
+	Relay      bool   // the coordinator itself relays
+	Version    string // of the program, for people
+	// RelayPresence is what is heard of a relay elsewhere; nil: nobody listens.
+	RelayPresence             func(name string) RelayPresence
 	Domain                    string        // of nodes' names, as protocol.CheckNetworkDomain takes it; empty: as it was, at first DefaultDomain
 	Overlay4, Overlay6        netip.Prefix  // IPv4 of /8 to /30, IPv6 of /8 to /96
 	UserNodeLife, TagNodeLife time.Duration // 0: the defaults
@@ -85,8 +88,9 @@ type Coordinator struct {
 	asker     asker
 	places    places
 	relay     *relay.Server // nil: none
-	began     time.Time     // by this process's clock
-	bound     time.Time     // no lease signed before this process started outlives it
+	doubts    doubts
+	began     time.Time // by this process's clock
+	bound     time.Time // no lease signed before this process started outlives it
 }
 
 // New checks the configuration, verifies the audit log against its last checkpoint, and loads what the store holds; it starts nothing.

@@ -73,8 +73,8 @@ func (s *Session) step() (Outgoing, time.Duration, error) {
 	if sought, ok := s.takeSeeker(); ok {
 		return Outgoing{protocol.TypeSought, sought}, 0, nil
 	}
-	if hints := s.takeHints(); len(hints) > 0 {
-		return Outgoing{protocol.TypeHints, protocol.Hints{Hints: hints}}, 0, nil
+	if hints := (protocol.Hints{Hints: s.takeHints(), Check: s.takeDoubt()}); len(hints.Hints)+len(hints.Check) > 0 {
+		return Outgoing{protocol.TypeHints, hints}, 0, nil
 	}
 	if liveAt := s.sent.live.Add(liveEvery); now.Before(liveAt) {
 		wait := min(n.Expires.Sub(now), liveAt.Sub(now))

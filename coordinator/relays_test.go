@@ -3,11 +3,14 @@ package coordinator_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"picket.internal/coordinator"
 	"picket.internal/coordinator/protocol"
@@ -212,20 +215,20 @@ func TestRemovalDropsFromTheRelayWithoutStorage(t *testing.T) {
 func TestRelaysAreNamedByMaps(t *testing.T) {
 	n := newNet(t, relaying)
 	web := n.device("web").joinTagged("tag:web").connect()
-	if !slices.Equal(web.content.Relays, []protocol.Relay{{Name: protocol.OwnRelay}}) {
-		t.Errorf("at first %v", web.content.Relays)
+	if d := cmp.Diff(web.content.Relays, []protocol.Relay{{Name: protocol.OwnRelay}}); d != "" {
+		t.Errorf("at first %s", d)
 	}
-	added := protocol.Relay{Name: "ber-1", URL: "https://ber-1.example.com"}
+	added := protocol.Relay{Name: "ber-1", URL: "https://ber-1.example.com", Reflect: []uint16{3478, 3479}}
 	if _, err := n.AddRelay(n.ctx, operator, added); err != nil {
 		t.Fatal(err)
 	}
 	web.until("the new relay", func(c protocol.Content) bool {
-		return slices.Equal(c.Relays, []protocol.Relay{added, {Name: protocol.OwnRelay}})
+		return cmp.Equal(c.Relays, []protocol.Relay{added, {Name: protocol.OwnRelay}})
 	})
-	if got, err := n.Relays(n.ctx, operator); err != nil || len(got) != 2 || got[1].Relay != added || got[1].By == "" {
+	if got, err := n.Relays(n.ctx, operator); err != nil || len(got) != 2 || !cmp.Equal(got[1].Relay, added) || got[1].By == "" {
 		t.Errorf("the list is %+v, %v", got, err)
 	}
-	for _, r := range []protocol.Relay{added, {Name: protocol.OwnRelay}, {Name: "x", URL: "http://x.example"}, {URL: "https://x.example"}} {
+	for _, r := range []protocol.Relay{added, {Name: protocol.OwnRelay}, {Name: "x", URL: "http://x.example"}, {URL: "https://x.example"}, {Name: "x", URL: "https://x.example", Reflect: []uint16{0}}} {
 		_, err := n.AddRelay(n.ctx, operator, r)
 		wantCode(t, "AddRelay", err, coordinator.CodeInvalid)
 	}
@@ -293,5 +296,86 @@ func TestHomeRelayReachesPeers(t *testing.T) {
 	says("made-up")
 	if got := hint(); got != "" {
 		t.Errorf("the hint says %q", got)
+	}
+}
+
+// Nodes whose home is said to be dead are told to ask it, once in ten seconds at most; others, and of relays that no map names, hear nothing.
+func TestDoubtedRelay(t *testing.T) {
+	n := newNet(t, relaying)
+	if _, err := n.AddRelay(n.ctx, operator, protocol.Relay{Name: "fra", URL: "https://fra.example.com"}); err != nil {
+		t.Fatal(err)
+	}
+	web, db := n.device("web").joinTagged("tag:web"), n.device("db").joinTagged("tag:db")
+	web.connect()
+	db.connect()
+	home := func(d *device, relay string) {
+		r := d.report()
+		r.Relay = relay
+		if err := d.session.Report(n.ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	home(web, "fra")
+	home(db, protocol.OwnRelay)
+	checks := func(d *device) (out []string) { // of all that is ready to be sent
+		ctx, cancel := context.WithTimeout(n.ctx, 300*time.Millisecond)
+		defer cancel()
+		for {
+			o, err := d.session.Next(ctx)
+			if err != nil {
+				return out
+			}
+			if h, ok := o.Body.(protocol.Hints); ok {
+				out = append(out, h.Check...)
+			}
+		}
+	}
+	n.DoubtRelay("made-up")
+	n.DoubtRelay("fra")
+	n.DoubtRelay("fra")
+	if got := checks(web); !slices.Equal(got, []string{"fra"}) {
+		t.Errorf("the node whose home it is was told of %q", got)
+	}
+	if got := checks(db); len(got) != 0 {
+		t.Errorf("another node was told of %q", got)
+	}
+	for i := range 3 * protocol.MaxRelays { // which leave no room for what was told
+		n.DoubtRelay(fmt.Sprint("made-up-", i))
+	}
+	n.DoubtRelay("fra") // too soon
+	if got := checks(web); len(got) != 0 {
+		t.Errorf("told again of %q", got)
+	}
+}
+
+// The list says what is heard of each relay; without anybody who listens it says nothing.
+func TestRelayPresence(t *testing.T) {
+	n := newNet(t, relaying)
+	if got, err := n.Relays(n.ctx, operator); err != nil || got[0].Presence != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+	n.stop()
+	heard := coordinator.RelayPresence{Heard: true, Clients: 41, Version: "v1"}
+	n.config.RelayPresence = func(name string) coordinator.RelayPresence {
+		if name == "fra" {
+			return heard
+		}
+		return coordinator.RelayPresence{}
+	}
+	n.start()
+	for _, name := range []string{"ams", "fra"} {
+		if _, err := n.AddRelay(n.ctx, operator, protocol.Relay{Name: name, URL: "https://r.example.com"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := n.Relays(n.ctx, operator)
+	if err != nil || len(got) != 3 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if p := got[0].Presence; p == nil || !p.Heard || !p.Alive {
+		t.Errorf("of its own relay: %+v", p)
+	}
+	if *got[1].Presence != (coordinator.RelayPresence{}) || *got[2].Presence != heard {
+		t.Errorf("%+v, %+v", got[1].Presence, got[2].Presence)
 	}
 }

@@ -34,6 +34,7 @@ type Session struct {
 	resync    bool                    // the next map is a whole one
 	endpoints []netip.AddrPort        // where the node says its UDP port may be reached
 	relay     string                  // where it says it is found: one of its map, or empty
+	doubted   bool                    // that relay may be dead, and the node is to be told
 	news      map[acl.NodeID]struct{} // peers whose hints are to be sent
 	seekers   map[acl.NodeID]struct{} // peers that seek this node
 	digests   map[uint64]string       // of the maps sent, by generation, for receipts

@@ -284,7 +284,8 @@ type tokenWriter interface {
 type RelayRow struct {
 	Name        string // unique
 	URL         string
-	Fingerprint string // of the key its certificate leads to; empty: it is judged by the nodes' systems
+	Fingerprint string                           // of the key its certificate leads to; empty: it is judged by the nodes' systems
+	Reflect     [protocol.MaxRelayReflect]uint16 // UDP ports of its reflector; 0 for none
 	Created     time.Time
 	By          string // for people
 }

@@ -63,6 +63,7 @@ var homes = map[string][]string{
 	"github.com/urfave/cli/v2":          {"cmd/*"},
 	"github.com/go-git/go-git":          {"coordinator/gitpolicy"},
 	"modernc.org/sqlite":                {"coordinator/sqlite"},
+	"github.com/hashicorp/memberlist":   {"coordinator/cluster"},
 	"github.com/tailscale/hujson":       {"acl", "acl/*", "coordinator/dnsfile"},
 	"github.com/miekg/dns":              {"node/dns", "integration/*"},
 	"github.com/godbus/dbus":            {"node/dns"},

@@ -53,10 +53,11 @@ type fakeOverlay struct {
 	traffic *filter.Filter // has the rules of the last state
 	caught  []filter.Evidence
 
-	reflectors, reflexive []netip.AddrPort
-	observed              map[int][]netip.AddrPort // by how many peers at least
-	reprobed              int
-	sought                []acl.NodeID
+	reflectors []path.Reflector
+	reflexive  []netip.AddrPort
+	observed   map[int][]netip.AddrPort // by how many peers at least
+	reprobed   int
+	sought     []acl.NodeID
 
 	dials func(network string, to netip.AddrPort) (net.Conn, error) // nil for one that refuses
 
@@ -120,7 +121,7 @@ func (o *fakeOverlay) Hint(n acl.NodeID, a []netip.AddrPort, h path.Home) {
 }
 func (o *fakeOverlay) Relayed(from path.Home, d []byte) { o.relayed = append(o.relayed, string(d)) }
 func (o *fakeOverlay) Stats() wgtun.Stats               { return wgtun.Stats{Port: 41641} }
-func (o *fakeOverlay) SetReflectors(a []netip.AddrPort, _ bool) {
+func (o *fakeOverlay) SetReflectors(a []path.Reflector, _ bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.reflectors = a

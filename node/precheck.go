@@ -18,7 +18,7 @@ import (
 )
 
 // usualReflectors are the ports at which a coordinator reflects unless told otherwise. It tells its members which; strangers are told nothing, and guess.
-var usualReflectors = []protocol.Reflector{{Port: 3478}, {Port: 3479}}
+var usualReflectors = []reflector{{Reflector: protocol.Reflector{Port: 3478}}, {Reflector: protocol.Reflector{Port: 3479}}}
 
 // Precheck says what this machine's network lets paths do before it has joined: it asks the coordinator who it is, which anybody may, opens a stream to
 // its relay and leaves again without a word, and asks the usual ports of its host where they see a socket of its own. No agent is needed, nothing is stored.
@@ -100,8 +100,8 @@ func askUsual(ctx context.Context, url string, out *localapi.Netcheck) error {
 	for i, network := range []string{"udp4", "udp6"} {
 		var some []netip.AddrPort
 		for _, a := range all {
-			if a.Addr().Is4() == (i == 0) {
-				some = append(some, a)
+			if a.At.Addr().Is4() == (i == 0) {
+				some = append(some, a.At)
 			}
 		}
 		tasks.Go(func() { lists[i], locals[i], failed[i] = askFrom(ctx, network, some) })

@@ -15,7 +15,7 @@ import (
 
 // reachability is how this node is found by others; wgtun.Tunnel documents each.
 type reachability interface {
-	SetReflectors(addresses []netip.AddrPort, keep bool)
+	SetReflectors(reflectors []path.Reflector, keep bool)
 	Reflect()
 	Reflections() []path.Reflection
 	Reflexive() []netip.AddrPort
@@ -28,11 +28,38 @@ type reachability interface {
 
 // mirrored is which reflectors the overlay was told of.
 type mirrored struct {
-	by      *running             // the overlay
-	said    []protocol.Reflector // by the map
+	by      *running    // the overlay
+	said    []reflector // by the map
 	keep    bool
 	since   time.Time
 	looking bool // names are being looked up
+}
+
+// reflector is one that the map names.
+type reflector struct {
+	protocol.Reflector
+	relay string // whose it is; empty: the coordinator's
+}
+
+// maxAskedRelays bounds the relays whose reflectors are asked: a second address shows what a NAT does by the remote address, and two of them confirm each other.
+const maxAskedRelays = 2
+
+// reflectorsOf are those that a map names: the coordinator's, and then those of the first relays that have some.
+func reflectorsOf(c protocol.Content) (out []reflector) {
+	for _, r := range c.Network.Reflectors {
+		out = append(out, reflector{r, ""})
+	}
+	asked := 0
+	for _, r := range c.Relays {
+		if len(r.Reflect) == 0 || asked == maxAskedRelays {
+			continue
+		}
+		asked++
+		for _, f := range r.Reflectors() {
+			out = append(out, reflector{f, r.Name})
+		}
+	}
+	return out
 }
 
 const (
@@ -47,7 +74,7 @@ func (n *Node) mirror(ctx context.Context) {
 	if n.overlay == nil || m.looking {
 		return
 	}
-	said, keep := n.map_.held.content.Network.Reflectors, len(n.map_.judged.peers) > 0
+	said, keep := reflectorsOf(n.map_.held.content), len(n.map_.judged.peers) > 0
 	if m.by == n.overlay && slices.Equal(m.said, said) && m.keep == keep && time.Since(m.since) < lookUpEvery {
 		return
 	}
@@ -59,28 +86,28 @@ func (n *Node) mirror(ctx context.Context) {
 	m.looking = true
 	at, by := n.id.node.URL, n.overlay
 	n.tasks.Go(func() {
-		addresses := lookUp(ctx, at, said)
-		_ = n.do(ctx, func() { n.found(by, addresses) })
+		found := lookUp(ctx, at, said)
+		_ = n.do(ctx, func() { n.found(by, found) })
 	})
 }
 
 // found hands the overlay what the reflectors' names mean.
-func (n *Node) found(by *running, addresses []netip.AddrPort) {
+func (n *Node) found(by *running, found []path.Reflector) {
 	n.mirrored.looking = false
 	if by != n.overlay || by == nil {
 		return
 	}
-	if len(addresses) == 0 {
+	if len(found) == 0 {
 		n.log.Warn("the reflectors' names mean no address now: it is tried again")
 		n.mirrored.since = time.Now().Add(lookUpAgain - lookUpEvery)
 		return
 	}
-	by.overlay.SetReflectors(addresses, n.mirrored.keep)
+	by.overlay.SetReflectors(found, n.mirrored.keep)
 }
 
 // lookUp returns the addresses of reflectors, of each name one of each IP version. What a false name service says can only be useless: who answers
 // there tells where he sees us, and peers believe no address before its probe is answered.
-func lookUp(ctx context.Context, coordinator string, reflectors []protocol.Reflector) (out []netip.AddrPort) {
+func lookUp(ctx context.Context, coordinator string, reflectors []reflector) (out []path.Reflector) {
 	ctx, cancel := context.WithTimeout(ctx, lookUpTime)
 	defer cancel()
 	known := make(map[string][]netip.Addr)
@@ -93,7 +120,7 @@ func lookUp(ctx context.Context, coordinator string, reflectors []protocol.Refle
 			known[host] = oneOfEach(ctx, host)
 		}
 		for _, a := range known[host] {
-			out = append(out, netip.AddrPortFrom(a, r.Port))
+			out = append(out, path.Reflector{At: netip.AddrPortFrom(a, r.Port), Relay: r.relay})
 		}
 	}
 	return out
@@ -161,5 +188,6 @@ func (h *handler) OnSought(s protocol.Sought) {
 		}
 		n.takeHints(protocol.Hints{Hints: []protocol.Hint{{Node: s.Node, Endpoints: s.Endpoints, Online: true, Relay: n.map_.hints[s.Node].Relay}}})
 		n.overlay.overlay.Sought(s.Node)
+		n.relaying.set.Check() // it may be our home that is dead
 	})
 }

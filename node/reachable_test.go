@@ -9,6 +9,7 @@ import (
 
 	"picket.internal/acl"
 	"picket.internal/coordinator/protocol"
+	"picket.internal/wgtun/path"
 )
 
 // told is what the coordinator was last told of endpoints, without the host's own.
@@ -72,7 +73,18 @@ func TestReflectors_areThoseOfTheMap(t *testing.T) {
 		c.Network.Reflectors = []protocol.Reflector{{Port: 3478}, {Host: "198.51.100.9", Port: 3479}, {Host: "2001:db8::9", Port: 1}}
 		w.send(w.signed(5, c))
 		time.Sleep(retryEvery)
-		want := ports("192.0.2.1:3478", "198.51.100.9:3479", "[2001:db8::9]:1")
+		// Of relays, those of the first two that have some.
+		c.Relays = []protocol.Relay{
+			{Name: "ams", URL: "https://203.0.113.1"}, {Name: "fra", URL: "https://203.0.113.2:8443", Reflect: []uint16{3478, 3479}},
+			{Name: protocol.OwnRelay}, {Name: "lon", URL: "https://[2001:db8::2]", Reflect: []uint16{5}}, {Name: "zrh", URL: "https://203.0.113.4", Reflect: []uint16{1}},
+		}
+		w.send(w.signed(6, c))
+		time.Sleep(retryEvery)
+		want := []path.Reflector{
+			{At: netip.MustParseAddrPort("192.0.2.1:3478")}, {At: netip.MustParseAddrPort("198.51.100.9:3479")}, {At: netip.MustParseAddrPort("[2001:db8::9]:1")},
+			{At: netip.MustParseAddrPort("203.0.113.2:3478"), Relay: "fra"}, {At: netip.MustParseAddrPort("203.0.113.2:3479"), Relay: "fra"},
+			{At: netip.MustParseAddrPort("[2001:db8::2]:5"), Relay: "lon"},
+		}
 		w.wantReflectors(want)
 		w.overlay().kill <- nil
 		time.Sleep(2 * retryEvery)
@@ -81,13 +93,13 @@ func TestReflectors_areThoseOfTheMap(t *testing.T) {
 			t.Fatalf("%d tunnels", len(w.overlays))
 		}
 		w.wantReflectors(want)
-		w.send(w.signed(6, content(newPeer("a", "100.64.0.2").entry())))
+		w.send(w.signed(7, content(newPeer("a", "100.64.0.2").entry())))
 		time.Sleep(retryEvery)
 		w.wantReflectors(nil)
 	})
 }
 
-func (w *world) wantReflectors(want []netip.AddrPort) {
+func (w *world) wantReflectors(want []path.Reflector) {
 	w.t.Helper()
 	synctest.Wait()
 	o := w.overlay()

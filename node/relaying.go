@@ -70,21 +70,33 @@ func (h *handler) OnRelayPass(p protocol.RelayPass) {
 	})
 }
 
-// onHomed tells the coordinator, and so the peers, where this node is found.
+// onHomed tells the coordinator, and so the peers, where this node is found. Peers are looked for there too from now on.
 func (n *Node) onHomed(ctx context.Context, name string) {
 	_ = n.do(ctx, func() {
 		n.log.Info("home relay", "relay", name)
 		n.report(true)
+		hints := make([]protocol.Hint, 0, len(n.map_.hints))
+		for _, h := range n.map_.hints {
+			if h.Relay != "" {
+				hints = append(hints, h)
+			}
+		}
+		n.takeHints(protocol.Hints{Hints: hints})
 	})
 }
 
-// homeOf is where a hint says that a peer is found through relays.
+// homeOf is where a hint says that a peer is found through relays. Where its home and ours die together with the coordinator, no hint says where it went: then
+// it may have gone where we went.
 func (n *Node) homeOf(h protocol.Hint) path.Home {
 	i := slices.IndexFunc(n.map_.held.content.Peers, func(p protocol.Peer) bool { return p.Node == h.Node })
 	if h.Relay == "" || i < 0 {
 		return path.Home{}
 	}
-	return path.Home{Relay: h.Relay, Address: relay.AddressOf(string(n.id.node.Network), n.map_.held.content.Peers[i].Device)}
+	home := path.Home{Relay: h.Relay, Address: relay.AddressOf(string(n.id.node.Network), n.map_.held.content.Peers[i].Device)}
+	if own := n.relaying.set.Home(); own != h.Relay {
+		home.Spare = own
+	}
+	return home
 }
 
 // home is homeOf the newest hint of a peer.
@@ -151,5 +163,5 @@ func (l relayLink) Send(to [32]byte, datagram []byte) bool { return l.Client.Sen
 
 func (l relayLink) Status() relays.Status {
 	s := l.Client.Status()
-	return relays.Status{Connected: s.Connected, Latency: s.Latency, Err: s.Err}
+	return relays.Status{Connected: s.Connected, Latency: s.Latency, Asked: s.Asked, Err: s.Err}
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,18 @@ type relayed struct {
 	client *relay.Client
 	asked  []control.Config
 	joins  []protocol.Join
+	wrote  atomic.Int64 // frames of the nodes'
+}
+
+// counted is a connection of a node's.
+type counted struct {
+	net.Conn
+	wrote *atomic.Int64
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	c.wrote.Add(1)
+	return c.Conn.Write(b)
 }
 
 func newRelayed(t *testing.T) *relayed {
@@ -35,7 +48,7 @@ func (r *relayed) dial(ctx context.Context, j protocol.Join, c control.Config) (
 	r.joins, r.asked = append(r.joins, j), append(r.asked, c)
 	here, there := net.Pipe()
 	go func() { _ = r.server.Serve(ctx, there) }()
-	return here, nil
+	return counted{here, &r.wrote}, nil
 }
 
 // pass is the coordinator's word for a device.
@@ -79,6 +92,29 @@ func TestRelay_isMetAndTold(t *testing.T) {
 		synctest.Wait()
 		if got := r.overlay().homes["a"]; got != want {
 			t.Errorf("home %+v after the peer sought us", got)
+		}
+		r.handler().OnHints(protocol.Hints{Hints: []protocol.Hint{{Node: "a", Relay: "fra"}}})
+		synctest.Wait()
+		if got := r.overlay().homes["a"]; got.Relay != "fra" || got.Spare != protocol.OwnRelay || got.Address != want.Address {
+			t.Errorf("home %+v, want this node's own in spare", got)
+		}
+		time.Sleep(5 * time.Second)
+		before := r.wrote.Load()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if n := r.wrote.Load(); n != before {
+			t.Fatalf("%d frames of an idle node", n-before)
+		}
+		r.handler().OnHints(protocol.Hints{Check: []string{protocol.OwnRelay}})
+		synctest.Wait()
+		if n := r.wrote.Load(); n != before+1 {
+			t.Errorf("%d frames for a relay that may be dead, want a ping", n-before)
+		}
+		time.Sleep(3 * time.Second)
+		r.handler().OnSought(protocol.Sought{Node: "a"})
+		synctest.Wait()
+		if n := r.wrote.Load(); n != before+2 {
+			t.Errorf("%d frames when a peer does not reach this node, want another ping", n-before-1)
 		}
 		r.client = relay.NewClient(relay.ClientConfig{
 			Name: protocol.OwnRelay, Network: string(testNetwork), Device: p.device, Pass: func() []byte { return r.pass(p.device.Public(), device) },

@@ -205,6 +205,9 @@ func (h *handler) OnHints(hints protocol.Hints) {
 	h.do(func() {
 		h.n.contact.last = time.Now()
 		h.n.takeHints(hints)
+		if len(hints.Check) > 0 {
+			h.n.relaying.set.Check() // which asks no relay more than once a second
+		}
 	})
 }
 

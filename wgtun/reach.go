@@ -64,8 +64,8 @@ func (t *Tunnel) Reprobe() {
 }
 
 // SetReflectors replaces the reflectors that are asked where this node is seen from; keep asks them again and again.
-func (t *Tunnel) SetReflectors(addresses []netip.AddrPort, keep bool) {
-	t.path.SetReflectors(addresses, keep)
+func (t *Tunnel) SetReflectors(reflectors []path.Reflector, keep bool) {
+	t.path.SetReflectors(reflectors, keep)
 }
 
 // Reflect asks all reflectors now.

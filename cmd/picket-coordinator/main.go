@@ -52,6 +52,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			keysCommand(),
 			tokensCommand(),
 			relaysCommand(),
+			clusterCommand(),
 			policyCommand(),
 			dnsCommand(),
 			auditCommand(),

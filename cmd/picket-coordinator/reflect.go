@@ -9,7 +9,8 @@ import (
 	"slices"
 	"strconv"
 
-	"picket.internal/coordinator/protocol"
+	"github.com/urfave/cli/v2"
+
 	"picket.internal/coordinator/reflector"
 )
 
@@ -22,14 +23,18 @@ type reflectSettings struct {
 	named     bool
 }
 
-// readReflect reads --reflect-listen. Unless addresses are named, they are at that of --listen, because nodes know it.
-func readReflect(texts []string, listen string, named bool) (reflectSettings, error) {
+func reflectFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "reflect-listen", Value: cli.NewStringSlice(reflectPorts...), Usage: "tell nodes at this UDP `ADDRESS` where they are seen from (STUN; repeat for more, two show what a NAT does); off: at none"}
+}
+
+// readReflect reads --reflect-listen, of which there are at most that many. Unless addresses are named, they are at that of --listen, because nodes know it.
+func readReflect(texts []string, listen string, named bool, most int) (reflectSettings, error) {
 	s := reflectSettings{named: named}
 	if slices.Equal(texts, []string{"off"}) {
 		return s, nil
 	}
-	if len(texts) > protocol.MaxReflectors {
-		return s, &usageError{fmt.Sprintf("--reflect-listen names %d addresses: %d are enough", len(texts), protocol.MaxReflectors)}
+	if len(texts) > most {
+		return s, &usageError{fmt.Sprintf("--reflect-listen names %d addresses: %d are enough", len(texts), most)}
 	}
 	host, _, _ := net.SplitHostPort(listen)
 	if a, err := netip.ParseAddr(host); err != nil || a.IsUnspecified() {

@@ -20,16 +20,16 @@ func TestReadReflect(t *testing.T) {
 		{[]string{"[2001:db8::1]:5000"}, ":8443", true, []string{"[2001:db8::1]:5000"}},
 		{[]string{"off"}, ":8443", true, nil},
 	} {
-		if s, err := readReflect(c.texts, c.listen, c.named); err != nil || !slices.Equal(s.addresses, c.want) {
+		if s, err := readReflect(c.texts, c.listen, c.named, 16); err != nil || !slices.Equal(s.addresses, c.want) {
 			t.Errorf("%q: %q, %v", c.texts, s.addresses, err)
 		}
 	}
 	for _, bad := range []string{"", "5000", ":0", ":05000", ":65536", ":stun", "[::1:5000"} {
-		if s, err := readReflect([]string{bad}, ":8443", true); err == nil {
+		if s, err := readReflect([]string{bad}, ":8443", true, 16); err == nil {
 			t.Errorf("%q is taken: %q", bad, s.addresses)
 		}
 	}
-	if _, err := readReflect(slices.Repeat([]string{":5000"}, 17), ":8443", true); err == nil {
+	if _, err := readReflect(slices.Repeat([]string{":5000"}, 17), ":8443", true, 16); err == nil {
 		t.Error("17 addresses are taken")
 	}
 }

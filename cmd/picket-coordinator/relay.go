@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"picket.internal/cmd/internal/cliflags"
+	"picket.internal/coordinator/cluster"
 	"picket.internal/coordinator/keydir"
 	"picket.internal/coordinator/protocol"
 	"picket.internal/coordinator/relayhttp"
@@ -46,17 +47,19 @@ Examples:
       --coordinator 'https://picket.example.com:8443#FINGERPRINT'
    picket-coordinator relay --name ams --listen :443 --coordinator 'JOIN STRING' \
       --tls-cert relay.crt --tls-key relay.key`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "coordinator", Usage: "the `JOIN` string that the coordinator prints, whole"},
 			&cli.StringFlag{Name: "name", Usage: "the relay's `NAME`, the same as in `relays add`"},
 			&cli.StringFlag{Name: "listen", Value: ":8443", Usage: "`ADDRESS` for nodes"},
+			reflectFlag(),
 			urlFlag("the `URL` under which nodes reach it (default: https:// and this host's name or address, with the port of --listen)"),
 			&cli.StringFlag{Name: "dir", Value: defaultRelayDir, Usage: "the relay's own `DIRECTORY`, for the key of its certificate"},
 			&cli.StringFlag{Name: "tls-cert", Usage: "certificate `FILE` that the nodes' systems accept (with --tls-key); --dir is not used then"},
 			&cli.StringFlag{Name: "tls-key", Usage: "its private key `FILE`"},
 			&cli.StringSliceFlag{Name: "trusted-proxy", Usage: "believe X-Forwarded-For from this `ADDRESS` or range (repeat for more)"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
-		},
+			joinFlag(),
+		}, clusterFlags()...),
 		Action: relayAction,
 	}
 }
@@ -90,6 +93,11 @@ func readRelaySettings(c *cli.Context) (relaySettings, error) {
 	for _, read := range []func() error{
 		func() error { s.join, err = readRelayJoin(c.String("coordinator")); return err },
 		func() error { return checkRelayName(s.name) },
+		func() error {
+			s.reflect, err = readReflect(c.StringSlice("reflect-listen"), s.listen, c.IsSet("reflect-listen"), protocol.MaxRelayReflect)
+			return err
+		},
+		func() error { s.cluster, err = readCluster(c, true); return err },
 		func() error { s.url, err = readURL(c.String("url"), s.listen); return err },
 		func() error { return s.tls.check() },
 		func() error { s.proxies, err = readProxies(c.StringSlice("trusted-proxy")); return err },
@@ -141,16 +149,28 @@ func runRelay(ctx context.Context, s relaySettings, out io.Writer) error {
 		return err
 	}
 	defer closeDir()
+	reflectors, err := listenReflect(ctx, s.reflect, s.logger)
+	if err != nil {
+		return err
+	}
+	defer reflectors.Close()
 	who, err := askCoordinator(ctx, s)
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
 	server := relay.NewServer(relay.ServerConfig{Coordinator: who.Coordinator, Network: string(who.Network), Name: s.name, Logger: s.logger})
 	defer server.Close()
-	greetRelay(out, s, who, print)
+	clients := func() int { return server.Stats().Clients }
+	ring, err := openCluster(s.cluster, who.Network, cluster.Meta{Role: cluster.Relay, Name: s.name}, clients, nil, s.logger)
+	if err != nil {
+		return err
+	}
+	greetRelay(out, s, who, print, reflectors.Ports())
 	group, ctx := errgroup.WithContext(ctx)
 	h := relayhttp.New(server, relayhttp.Config{TrustedProxies: s.proxies, Logger: s.logger})
 	group.Go(func() error { return serveHTTP(ctx, tls.NewListener(listener, config), h, s.logger) })
+	group.Go(func() error { return reflectors.Run(ctx) })
+	group.Go(func() error { return runCluster(ctx, ring) })
 	group.Go(func() error { return logStats(ctx, server, s.logger) })
 	return group.Wait()
 }
@@ -205,10 +225,13 @@ func askCoordinator(ctx context.Context, s relaySettings) (protocol.InfoBody, er
 }
 
 // greetRelay prints what the operator needs next. Programs read these lines too: "Add it:", "Relaying".
-func greetRelay(out io.Writer, s relaySettings, who protocol.InfoBody, print string) {
+func greetRelay(out io.Writer, s relaySettings, who protocol.InfoBody, print string, reflect []uint16) {
 	pin := ""
 	if print != "" {
 		pin = " --fingerprint " + print
+	}
+	if len(reflect) > 0 {
+		pin += " --reflect " + portsText(reflect)
 	}
 	fmt.Fprintln(out, "On the coordinator's host, once:")
 	fmt.Fprintf(out, "Add it: picket-coordinator relays add %s %s%s\n", s.name, s.url, pin)

@@ -67,7 +67,15 @@ func serve(ctx context.Context, s settings, out io.Writer) error {
 		return err
 	}
 	defer reflectors.Close()
-	c, err := newCoordinator(ctx, s, dir, store, policy, reflectors)
+	var c *coordinator.Coordinator
+	ring, err := openRing(s, dir, &c)
+	if err != nil {
+		return err
+	}
+	if ring != nil {
+		defer ring.Close()
+	}
+	c, err = newCoordinator(ctx, s, dir, store, policy, reflectors, heardOf(ring))
 	if err != nil {
 		return err
 	}
@@ -91,7 +99,11 @@ func serve(ctx context.Context, s settings, out io.Writer) error {
 	if err := greet(ctx, out, s, c, join); err != nil {
 		return err
 	}
-	return keepRunning(ctx, s, c, policy, reflectors, tls.NewListener(listener, tlsConfig), socket, handler)
+	beside := []task{c.Run, reflectors.Run, func(ctx context.Context) error { return runCluster(ctx, ring) }}
+	if policy != nil {
+		beside = append(beside, policy.Run)
+	}
+	return keepRunning(ctx, s, c, beside, tls.NewListener(listener, tlsConfig), socket, handler)
 }
 
 // listenError says in words why a port cannot be had.
@@ -129,10 +141,11 @@ func openPolicy(p policySettings, dir string) (source, error) {
 	return nil, nil
 }
 
-func newCoordinator(ctx context.Context, s settings, dir *keydir.Dir, store *sqlite.Store, policy source, reflectors *reflector.Server) (*coordinator.Coordinator, error) {
+func newCoordinator(ctx context.Context, s settings, dir *keydir.Dir, store *sqlite.Store, policy source, reflectors *reflector.Server, heard func(string) coordinator.RelayPresence) (*coordinator.Coordinator, error) {
 	config := coordinator.Config{
 		Store: store, Key: dir.Key, Network: dir.Network, Salt: dir.Salt, URL: s.url.String(),
 		PolicyPoll: s.policy.poll, Breaker: s.policy.breaker, Lease: s.lease, Relay: s.relay, Overlay4: s.overlay4, Overlay6: s.overlay6, Domain: s.domain, Logger: s.logger,
+		Version: buildVersion(), RelayPresence: heard,
 	}
 	for _, port := range reflectors.Ports() {
 		config.Reflectors = append(config.Reflectors, protocol.Reflector{Port: port})
@@ -233,18 +246,19 @@ func greet(ctx context.Context, out io.Writer, s settings, c *coordinator.Coordi
 	return nil
 }
 
+// task runs until ctx ends.
+type task func(ctx context.Context) error
+
 // keepRunning keeps everything going until ctx ends or one part fails.
-func keepRunning(ctx context.Context, s settings, c *coordinator.Coordinator, policy source, reflectors *reflector.Server, l, socket net.Listener, h http.Handler) error {
+func keepRunning(ctx context.Context, s settings, c *coordinator.Coordinator, beside []task, l, socket net.Listener, h http.Handler) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.Run(ctx) })
-	group.Go(func() error { return reflectors.Run(ctx) })
+	for _, run := range beside {
+		group.Go(func() error { return run(ctx) })
+	}
 	group.Go(func() error {
 		return opsocket.Serve(ctx, socket, opsocket.Handler(c, s.url.String(), s.logger))
 	})
 	group.Go(func() error { return serveHTTP(ctx, l, h, s.logger) })
-	if policy != nil {
-		group.Go(func() error { return policy.Run(ctx) })
-	}
 	return group.Wait()
 }
 

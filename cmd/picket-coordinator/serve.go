@@ -41,7 +41,7 @@ Examples:
 }
 
 func serveFlags() []cli.Flag {
-	return []cli.Flag{
+	flags := []cli.Flag{
 		dirFlag(),
 		&cli.StringFlag{Name: "listen", Value: ":8443", Usage: "`ADDRESS` for nodes and browsers"},
 		urlFlag("the `URL` under which nodes and browsers reach it (default: https:// and this host's name or address, with the port of --listen)"),
@@ -64,11 +64,12 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "addresses6", Value: "fd70:696b:6574::/48", Usage: "overlay IPv6 `RANGE`"},
 		&cli.StringFlag{Name: "domain", Usage: "nodes are called NAME.`DOMAIN`; it is kept (default: as it was, at first " + coordinator.DefaultDomain + ")"},
 		&cli.DurationFlag{Name: "lease", Value: 12 * time.Hour, Usage: "nodes go on for `TIME` without hearing from the coordinator"},
-		&cli.StringSliceFlag{Name: "reflect-listen", Value: cli.NewStringSlice(reflectPorts...), Usage: "tell nodes at this UDP `ADDRESS` where they are seen from (STUN; repeat for more, two show what a NAT does); off: at none"},
+		reflectFlag(),
 		&cli.StringFlag{Name: "relay", Value: "on", Usage: "carry what nodes without a direct path to each other send, sealed as it is, over the port of --listen: `on` or off"},
 		&cli.StringSliceFlag{Name: "trusted-proxy", Usage: "believe X-Forwarded-For from this `ADDRESS` or range (repeat for more)"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 	}
+	return append(flags, clusterFlags()...)
 }
 
 // settings are serve's flags, checked.
@@ -83,6 +84,7 @@ type settings struct {
 	domain             string // empty: as it was
 	lease              time.Duration
 	reflect            reflectSettings
+	cluster            clusterSettings
 	relay              bool
 	proxies            clientaddr.Proxies
 	logger             *slog.Logger
@@ -134,9 +136,10 @@ func readSettings(c *cli.Context) (settings, error) {
 		func() error { s.overlay6, err = readRange("--addresses6", c.String("addresses6"), false); return err },
 		func() error { s.proxies, err = readProxies(c.StringSlice("trusted-proxy")); return err },
 		func() error {
-			s.reflect, err = readReflect(c.StringSlice("reflect-listen"), s.listen, c.IsSet("reflect-listen"))
+			s.reflect, err = readReflect(c.StringSlice("reflect-listen"), s.listen, c.IsSet("reflect-listen"), protocol.MaxReflectors)
 			return err
 		},
+		func() error { s.cluster, err = readCluster(c, false); return err },
 		func() error { s.relay, err = readSwitch("--relay", c.String("relay")); return err },
 		func() error { s.logger, err = newLogger(c.App.ErrWriter, c.String("log-level")); return err },
 		func() error { return checkDomain(s.domain) },

@@ -21,7 +21,7 @@ func netcheckCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "netcheck",
 		Usage: "say what this machine's network lets direct paths do",
-		Description: "Asks the coordinator's reflectors where the tunnel's UDP port is seen from, and the default gateway which port mappings it speaks.\n" +
+		Description: "Asks the reflectors of the coordinator, and of up to two relays, where the tunnel's UDP port is seen from, and the default gateway which port mappings it speaks.\n" +
 			"With --coordinator it does so before this machine has joined, without an agent: whether that coordinator and its relay are reached, and what UDP does.\n" +
 			"Exit status 1 when UDP is blocked, or the coordinator is not reached.\n\nExamples:\n\n   picket netcheck\n   picket netcheck --json\n" +
 			"   picket netcheck --coordinator 'https://picket.example.com:8443#FINGERPRINT'",
@@ -125,6 +125,8 @@ func seenText(f localapi.NetcheckFamily, version string) string {
 		return "public " + joined(f.Seen) + ", without NAT"
 	case localapi.MappingSame:
 		return "public " + joined(f.Seen) + ", by a NAT that lends the same port for all destinations" + keptText(f)
+	case localapi.MappingByAddress:
+		return "public " + joined(f.Seen) + ", by a NAT that lends another port for each address (address-dependent mapping)"
 	case localapi.MappingVaries:
 		return "public " + joined(f.Seen) + ", by a NAT that lends each destination another port"
 	case localapi.MappingUnknown:
@@ -166,13 +168,17 @@ func mappingText(m localapi.NetcheckPortMapping, now time.Time) string {
 }
 
 func reflectorText(r localapi.NetcheckReflector) string {
+	who := r.Address.String()
+	if r.Relay != "" {
+		who += " of the relay " + r.Relay
+	}
 	switch {
 	case r.Seen.IsValid():
-		return fmt.Sprintf("%s answers in %s: %s", r.Address, millis(r.Latency), r.Seen)
+		return fmt.Sprintf("%s answers in %s: %s", who, millis(r.Latency), r.Seen)
 	case r.NoRoute:
-		return fmt.Sprintf("%s cannot be reached: there is no route", r.Address)
+		return fmt.Sprintf("%s cannot be reached: there is no route", who)
 	}
-	return fmt.Sprintf("%s does not answer", r.Address)
+	return fmt.Sprintf("%s does not answer", who)
 }
 
 func relayText(r localapi.NetcheckRelay) string {
@@ -195,6 +201,18 @@ func joined(list []netip.AddrPort) string {
 	return strings.Join(out, ", ")
 }
 
+const opens = "A port mapping at the gateway (PCP, NAT-PMP or UPnP), or a forwarded port with --port, opens this machine to all."
+
+// oneAddress is what remains in doubt where all reflectors that answer over a version behind a NAT have one address.
+func oneAddress(n localapi.Netcheck) string {
+	for _, f := range []localapi.NetcheckFamily{n.IPv4, n.IPv6} {
+		if f.Mapping == localapi.MappingSame && f.Addresses == 1 {
+			return " A NAT that lends another port for each address would look the same: the reflectors that answer have but one (a relay's is another)."
+		}
+	}
+	return ""
+}
+
 // outlook says in one sentence what to expect.
 func outlook(n localapi.Netcheck) string {
 	open := n.PortMapping.Protocol != ""
@@ -209,9 +227,11 @@ func outlook(n localapi.Netcheck) string {
 	case is(localapi.MappingNone) || open:
 		return "Direct paths: from and to every peer that can send UDP, unless a firewall here drops it."
 	case is(localapi.MappingSame):
-		return "Direct paths: with every peer whose NAT lends the same port for all destinations, and with open ones."
+		return "Direct paths: with every peer whose NAT lends the same port for all destinations, and with open ones." + oneAddress(n)
+	case is(localapi.MappingByAddress):
+		return "Direct paths: with peers that are open, or whose NAT lets in whoever it has sent to, from any port; not with the many home routers that look at the port, too. " + opens
 	case is(localapi.MappingVaries):
-		return "Direct paths: only with peers that are open, or whose NAT lets anybody in. A port mapping at the gateway (PCP, NAT-PMP or UPnP), or a forwarded port with --port, opens this machine to all."
+		return "Direct paths: only with peers that are open, or whose NAT lets anybody in. " + opens
 	}
 	return "Direct paths: with open peers; what else is possible takes a second reflector to tell."
 }

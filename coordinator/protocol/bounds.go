@@ -130,6 +130,14 @@ func (h *Hints) check() error {
 	if len(h.Hints) > maxHints {
 		return fmt.Errorf("%d hints", len(h.Hints))
 	}
+	if len(h.Check) > MaxRelays {
+		return fmt.Errorf("%d relays to check", len(h.Check))
+	}
+	for _, name := range h.Check {
+		if err := CheckName(name); err != nil {
+			return err
+		}
+	}
 	for _, h := range h.Hints {
 		if err := first(CheckNodeID(h.Node), endpoints(h.Endpoints), relayName(h.Relay)); err != nil {
 			return err

@@ -33,7 +33,7 @@ func testBodies(t testing.TB) map[string]any {
 	m, _ := signed(t, 0, nil, testEntries(t, testContent()), 5)
 	return map[string]any{
 		TypeHello: hello, TypeChallenge: ch, TypeProof: proof, TypeMap: *m,
-		TypeHints:    Hints{Hints: []Hint{{Node: "n2", Endpoints: report.Endpoints, Online: true, Relay: "ber-1"}}},
+		TypeHints:    Hints{Hints: []Hint{{Node: "n2", Endpoints: report.Endpoints, Online: true, Relay: "ber-1"}}, Check: []string{"ber-1"}},
 		TypeLive:     Live{Time: testTime},
 		TypeProblem:  Problem{Code: CodeRemoved, Message: "an operator removed this node: run `picket up` to join again"},
 		TypeReport:   report,
@@ -166,6 +166,8 @@ func TestDecodeFrameRefuses(t *testing.T) {
 		"a receipt with text for number": sub(TypeReceipt, `"applied":1500000`, `"applied":"1ms"`),
 		"evidence against nobody":        sub(TypeEvidence, `"n2"`, `""`),
 		"a map without a signature":      sub(TypeMap, `"signature":"`, `"x":"`),
+		"a relay to check that is none":  sub(TypeHints, `"check":["ber-1"]`, `"check":["BER"]`),
+		"too many relays to check":       sub(TypeHints, `"check":["ber-1"]`, `"check":["r"`+strings.Repeat(`,"r"`, MaxRelays)+`]`),
 		"a hint for nobody":              sub(TypeHints, `"n2"`, `"N2"`),
 		"a live of year 0":               sub(TypeLive, "2026-", "0000-"),
 		"a question without a number":    sub(TypeAskFlows, `"ask":3`, `"ask":0`),

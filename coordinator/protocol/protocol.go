@@ -285,6 +285,8 @@ type Live struct {
 // Hints are addresses to try, outside the signed map: they can only be useless, because a path is believed when its probe is answered.
 type Hints struct {
 	Hints []Hint `json:"hints"`
+	// Check names relays that may be dead: who is connected to one asks it now whether it answers. At most MaxRelays.
+	Check []string `json:"check,omitempty"`
 }
 
 // Hint is where a peer may be found now.

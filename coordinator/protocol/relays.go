@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"picket.internal/wgtun/key"
@@ -25,7 +26,12 @@ type Relay struct {
 	URL  string `json:"url,omitempty"` // https://host[:port]; PathRelay comes after it. Empty for OwnRelay, and only there
 	// Fingerprint is that of the key which its certificate leads to, as in a join string; empty: the certificate is judged by the system's roots.
 	Fingerprint string `json:"fingerprint,omitempty"`
+	// Reflect are UDP ports of URL's host that answer as a Reflector does; at most MaxRelayReflect, each once. None for OwnRelay.
+	Reflect []uint16 `json:"reflect,omitempty"`
 }
+
+// MaxRelayReflect bounds Relay.Reflect.
+const MaxRelayReflect = 2
 
 // CheckRelay refuses a relay that a map cannot name. The error is a sentence that says what is wrong with it.
 func CheckRelay(r Relay) error {
@@ -33,7 +39,7 @@ func CheckRelay(r Relay) error {
 		return errors.New("a relay's name has 1 to 63 letters a to z, digits and hyphens, and no hyphen at either end")
 	}
 	if r.Name == OwnRelay {
-		if r.URL != "" || r.Fingerprint != "" {
+		if r.URL != "" || r.Fingerprint != "" || len(r.Reflect) > 0 {
 			return fmt.Errorf("the name %s is that of the coordinator's own relay: choose another", OwnRelay)
 		}
 		return nil
@@ -42,6 +48,9 @@ func CheckRelay(r Relay) error {
 	if err != nil || len(r.URL) > maxRelayURL || strings.HasSuffix(r.URL, "/") || strings.Contains(r.URL, "#") || checkURL(u) != nil {
 		return errors.New("a relay's URL has the form https://HOST or https://HOST:PORT, and nothing after it")
 	}
+	if err := checkReflect(r.Reflect); err != nil {
+		return err
+	}
 	if r.Fingerprint == "" {
 		return nil
 	}
@@ -49,6 +58,30 @@ func CheckRelay(r Relay) error {
 		return errors.New("a relay's fingerprint has 43 letters, digits, - and _: copy what `picket-coordinator relay` printed")
 	}
 	return nil
+}
+
+func checkReflect(ports []uint16) error {
+	if len(ports) > MaxRelayReflect {
+		return fmt.Errorf("a relay has %d UDP ports at most that tell nodes where they are seen from", MaxRelayReflect)
+	}
+	for i, p := range ports {
+		if p == 0 || slices.Contains(ports[:i], p) {
+			return errors.New("the UDP ports of a relay that tell nodes where they are seen from are numbers from 1 to 65535, each once")
+		}
+	}
+	return nil
+}
+
+// Reflectors are the relay's.
+func (r Relay) Reflectors() (out []Reflector) {
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Hostname() == "" {
+		return nil
+	}
+	for _, port := range r.Reflect {
+		out = append(out, Reflector{Host: u.Hostname(), Port: port})
+	}
+	return out
 }
 
 func checkRelays(relays []Relay) error {

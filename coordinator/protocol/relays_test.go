@@ -14,10 +14,13 @@ func TestRelaysInAMap(t *testing.T) {
 	c.Relays = []Relay{
 		{Name: "ber-1", URL: "https://ber-1.example.com:8443", Fingerprint: testPrint},
 		{Name: OwnRelay},
-		{Name: "zrh", URL: "https://[2001:db8::1]"},
+		{Name: "zrh", URL: "https://[2001:db8::1]", Reflect: []uint16{3478, 3479}},
 	}
 	e := testEntries(t, c)
 	if got := string(e["relay/ber-1"]); got != `{"name":"ber-1","url":"https://ber-1.example.com:8443","fingerprint":"`+testPrint+`"}` {
+		t.Errorf("the entry is %s", got)
+	}
+	if got := string(e["relay/zrh"]); got != `{"name":"zrh","url":"https://[2001:db8::1]","reflect":[3478,3479]}` {
 		t.Errorf("the entry is %s", got)
 	}
 	got, err := Decode(e)
@@ -41,6 +44,10 @@ func TestDecodeLeavesOutRelays(t *testing.T) {
 		"no host":        `{"name":"r1","url":"https://:443"}`,
 		"not its form":   `{"name":"r1","url":["https://r.example"]}`,
 		"short print":    `{"name":"r1","url":"https://r.example","fingerprint":"AAEC"}`,
+		"port 0":         `{"name":"r1","url":"https://r.example","reflect":[0]}`,
+		"a port twice":   `{"name":"r1","url":"https://r.example","reflect":[1,1]}`,
+		"three ports":    `{"name":"r1","url":"https://r.example","reflect":[1,2,3]}`,
+		"port 65536":     `{"name":"r1","url":"https://r.example","reflect":[65536]}`,
 		"no JSON":        `of a newer version`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,12 +68,28 @@ func TestDecodeLeavesOutRelays(t *testing.T) {
 
 func TestCheckRelay(t *testing.T) {
 	for _, r := range []Relay{
-		{}, {Name: "Upper", URL: "https://r.example"}, {Name: OwnRelay, URL: "https://r.example"}, {Name: OwnRelay, Fingerprint: testPrint},
+		{}, {Name: "Upper", URL: "https://r.example"}, {Name: OwnRelay, URL: "https://r.example"}, {Name: OwnRelay, Fingerprint: testPrint}, {Name: OwnRelay, Reflect: []uint16{1}},
 		{Name: "r", URL: "https://" + strings.Repeat("a.", 300) + "example"}, {Name: "r", URL: "https://r.example/"}, {Name: "r", URL: "https://r.example?x"},
 		{Name: "r", URL: "https://r.example", Fingerprint: strings.Repeat("A", 43)},
 	} {
 		if CheckRelay(r) == nil {
 			t.Errorf("%+v is taken", r)
+		}
+	}
+}
+
+func TestReflectorsOfARelay(t *testing.T) {
+	for _, c := range []struct {
+		relay Relay
+		want  []Reflector
+	}{
+		{Relay{URL: "https://r.example:8443", Reflect: []uint16{1, 2}}, []Reflector{{Host: "r.example", Port: 1}, {Host: "r.example", Port: 2}}},
+		{Relay{URL: "https://[2001:db8::1]", Reflect: []uint16{1}}, []Reflector{{Host: "2001:db8::1", Port: 1}}},
+		{Relay{URL: "https://r.example"}, nil},
+		{Relay{Name: OwnRelay}, nil},
+	} {
+		if d := cmp.Diff(c.want, c.relay.Reflectors()); d != "" {
+			t.Errorf("%+v: %s", c.relay, d)
 		}
 	}
 }

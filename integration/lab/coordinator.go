@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -42,8 +43,11 @@ func (h *Host) StartCoordinator(ctx context.Context, args ...string) (*Coordinat
 }
 
 // Start starts it (again) and waits until it serves.
-func (c *Coordinator) Start(ctx context.Context) error {
-	p, err := c.Host.Start("coordinator", c.args...)
+func (c *Coordinator) Start(ctx context.Context) error { return c.StartWith(ctx) }
+
+// StartWith is Start with further arguments of `serve`, this time only.
+func (c *Coordinator) StartWith(ctx context.Context, more ...string) error {
+	p, err := c.Host.Start("coordinator", slices.Concat(c.args, more)...)
 	if err != nil {
 		return err
 	}

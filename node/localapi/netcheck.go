@@ -38,21 +38,24 @@ type NetcheckRelay struct {
 
 // NetcheckFamily is what is known of one IP version.
 type NetcheckFamily struct {
-	Local   []netip.Addr     `json:"local"`             // addresses of this host
-	Seen    []netip.AddrPort `json:"seen"`              // where reflectors see the UDP port
-	Mapping Mapping          `json:"mapping,omitempty"` // empty: no reflector has answered
-	Kept    bool             `json:"kept,omitempty"`    // the NAT keeps the port's number
+	Local     []netip.Addr     `json:"local"`             // addresses of this host
+	Seen      []netip.AddrPort `json:"seen"`              // where reflectors see the UDP port
+	Addresses int              `json:"addresses"`         // of reflectors that say so
+	Mapping   Mapping          `json:"mapping,omitempty"` // empty: no reflector has answered
+	Kept      bool             `json:"kept,omitempty"`    // the NAT keeps the port's number
 }
 
 // Mapping is what stands between this host and the internet.
 type Mapping string
 
-// Kinds of mapping (RFC 4787 section 4.1). MappingSame and MappingVaries take two reflectors to tell apart.
+// Kinds of mapping (RFC 4787 section 4.1). MappingSame and MappingVaries take two reflectors to tell apart, MappingSame and MappingByAddress
+// two addresses of reflectors.
 const (
-	MappingNone    Mapping = "none"    // no NAT: the host has the public address itself
-	MappingSame    Mapping = "same"    // a NAT that lends one port for all destinations
-	MappingVaries  Mapping = "varies"  // a NAT that lends each destination another port
-	MappingUnknown Mapping = "unknown" // a NAT, and only one reflector has answered
+	MappingNone      Mapping = "none"    // no NAT: the host has the public address itself
+	MappingSame      Mapping = "same"    // a NAT that lends one port for all destinations, as far as Addresses tell ("endpoint-independent")
+	MappingByAddress Mapping = "address" // a NAT that lends another port for each remote address ("address-dependent")
+	MappingVaries    Mapping = "varies"  // a NAT that lends another port for each remote port ("address and port-dependent", symmetric)
+	MappingUnknown   Mapping = "unknown" // a NAT, and only one reflector has answered
 )
 
 // NetcheckPortMapping is what the default gateway does.
@@ -68,7 +71,8 @@ type NetcheckPortMapping struct {
 // NetcheckReflector is one reflector's answer.
 type NetcheckReflector struct {
 	Address netip.AddrPort `json:"address"`
-	Seen    netip.AddrPort `json:"seen,omitzero"` // none: it has not answered
+	Relay   string         `json:"relay,omitempty"` // whose it is; empty: the coordinator's
+	Seen    netip.AddrPort `json:"seen,omitzero"`   // none: it has not answered
 	Latency time.Duration  `json:"latency,omitzero"`
 	NoRoute bool           `json:"noRoute,omitempty"` // it could not even be asked
 }

@@ -25,6 +25,7 @@ const (
 	unusedLife   = 5 * time.Minute  // of a link to a peer's home after the last datagram
 	mustBeBetter = 10 * time.Millisecond
 	betterFor    = 30 * time.Second // before a home that answers is left for a nearer one
+	doubtAfter   = time.Second      // without answer: then the others are asked too, so that none is made home that is as dead
 	// MaxLinks bounds the relays that are measured, and separately those that peers have us connect to.
 	MaxLinks = 16
 )
@@ -37,6 +38,8 @@ type Link interface {
 	Send(to [32]byte, datagram []byte) bool
 	// Renew presents the newest pass.
 	Renew()
+	// Check asks the relay now whether it answers, unless that was done within the last second.
+	Check()
 	Status() Status
 }
 
@@ -44,6 +47,7 @@ type Link interface {
 type Status struct {
 	Connected bool
 	Latency   time.Duration // round trip, smoothed; 0 while it is not known
+	Asked     time.Time     // when the question was put that it has not answered; zero when there is none
 	Err       string        // why it is not connected, in words; "" when it never failed
 }
 
@@ -65,6 +69,7 @@ type Set struct {
 	names    []string // of the map
 	links    map[string]*link
 	home     string
+	lost     bool      // there was a home, and the first relay that answers is to be the next
 	rival    string    // a relay nearer than the home
 	since    time.Time // it has been so
 	measured time.Time // measuring last began; zero: now is the time
@@ -89,7 +94,7 @@ func New(c Config) *Set {
 func (s *Set) Use(names []string) {
 	s.mu.Lock()
 	if !slices.Equal(names, s.names) {
-		s.names, s.measured = slices.Clone(names), time.Time{}
+		s.names, s.measured, s.lost = slices.Clone(names), time.Time{}, false
 	}
 	s.mu.Unlock()
 	s.hurry()
@@ -101,6 +106,23 @@ func (s *Set) Renew() {
 	defer s.mu.RUnlock()
 	for _, l := range s.links {
 		l.Renew()
+	}
+}
+
+// Check asks all relays now whether they answer. Somebody says that he does not reach this node, or a relay: one that is idle, and is asked seldom,
+// may be dead.
+func (s *Set) Check() {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.check("")
+}
+
+// check asks all relays but one; with the lock held.
+func (s *Set) check(but string) {
+	for name, l := range s.links {
+		if l != nil && name != but {
+			l.Check()
+		}
 	}
 }
 
@@ -167,8 +189,14 @@ func (s *Set) look(ctx context.Context, now time.Time, running *sync.WaitGroup) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was := s.home
-	up := s.answering()
+	up := s.answering(now)
 	s.choose(up, now)
+	if at := slices.IndexFunc(up, func(m measured) bool { return m.name == was }); was != "" && at < 0 {
+		s.measured, s.lost = time.Time{}, s.home == "" // it is dead: what is there in its place, and in reserve?
+		s.check("")
+	} else if at >= 0 && up[at].doubt {
+		s.check(was)
+	}
 	again := measureEvery
 	if s.home == "" {
 		again = measureAgain
@@ -208,14 +236,16 @@ func (s *Set) open(ctx context.Context, name string, now time.Time, running *syn
 	return l
 }
 
-// answering lists the relays of the map that are connected and measured, nearest first.
-func (s *Set) answering() (up []measured) {
+// answering lists the relays of the map that are connected and measured, nearest first. Of those that owe an answer for a while there is only the home.
+func (s *Set) answering(now time.Time) (up []measured) {
 	for name, l := range s.links {
 		if l == nil || !slices.Contains(s.names, name) {
 			continue
 		}
-		if st := l.Status(); st.Connected && st.Latency > 0 {
-			up = append(up, measured{name, st.Latency})
+		st := l.Status()
+		doubt := !st.Asked.IsZero() && now.Sub(st.Asked) >= doubtAfter
+		if st.Connected && st.Latency > 0 && (!doubt || name == s.home) {
+			up = append(up, measured{name, st.Latency, doubt})
 		}
 	}
 	slices.SortFunc(up, func(a, b measured) int {
@@ -228,6 +258,7 @@ func (s *Set) answering() (up []measured) {
 type measured struct {
 	name    string
 	latency time.Duration
+	doubt   bool // it owes an answer for a while
 }
 
 // choose picks the home: at once when there is none any longer, after a while of measuring at first, and with patience for one merely nearer.
@@ -236,7 +267,7 @@ func (s *Set) choose(up []measured, now time.Time) {
 	switch {
 	case len(up) == 0:
 		s.home, s.rival = "", ""
-	case at < 0 && (s.home != "" || len(up) >= min(len(s.names), MaxLinks) || now.Sub(s.measured) >= settleTime):
+	case at < 0 && (s.home != "" || s.lost || len(up) >= min(len(s.names), MaxLinks) || now.Sub(s.measured) >= settleTime):
 		s.home, s.rival = up[0].name, ""
 	case at < 0:
 	default:

@@ -20,11 +20,13 @@ type world struct {
 	far   map[string]time.Duration
 	open  map[string]int // links
 	sent  map[string]int
+	asked map[string]time.Time // since when a relay owes an answer
+	check map[string]int
 	homes []string
 }
 
 func newWorld(t *testing.T, far map[string]time.Duration) *world {
-	w := &world{far: far, open: map[string]int{}, sent: map[string]int{}}
+	w := &world{far: far, open: map[string]int{}, sent: map[string]int{}, asked: map[string]time.Time{}, check: map[string]int{}}
 	w.Set = New(Config{
 		Logger: slog.New(slog.DiscardHandler), Open: func(name string) Link { return &fake{w, name} },
 		Homed: func(_ context.Context, name string) { w.homes = append(w.homes, name) },
@@ -48,6 +50,15 @@ func (w *world) set(name string, far time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.far[name] = far
+}
+
+// owe has a relay give no answer from now on.
+func (w *world) owe(names ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, name := range names {
+		w.asked[name] = time.Now()
+	}
 }
 
 func (w *world) linked() (out []string) {
@@ -78,6 +89,12 @@ func (f *fake) Run(ctx context.Context) error {
 
 func (f *fake) Renew() {}
 
+func (f *fake) Check() {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.check[f.name]++
+}
+
 func (f *fake) Send([32]byte, []byte) bool {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
@@ -88,7 +105,7 @@ func (f *fake) Send([32]byte, []byte) bool {
 func (f *fake) Status() Status {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
-	return Status{Connected: f.w.far[f.name] > 0 && f.w.open[f.name] > 0, Latency: f.w.far[f.name]}
+	return Status{Connected: f.w.far[f.name] > 0 && f.w.open[f.name] > 0, Latency: f.w.far[f.name], Asked: f.w.asked[f.name]}
 }
 
 const ms = time.Millisecond
@@ -130,8 +147,11 @@ func TestDeadHomeIsLeft(t *testing.T) {
 		if w.Home() != "middle" {
 			t.Errorf("home %q after a second", w.Home())
 		}
+		if got := w.linked(); !slices.Contains(got, "far") {
+			t.Errorf("links to %v: nothing is looked for in reserve", got)
+		}
 		w.set("middle", 0)
-		time.Sleep(measureAgain + 2*time.Second)
+		time.Sleep(2 * time.Second)
 		if w.Home() != "far" {
 			t.Errorf("home %q when the reserve is dead, too", w.Home())
 		}
@@ -147,6 +167,36 @@ func TestDeadHomeIsLeft(t *testing.T) {
 		}
 		if want := []string{"near", "middle", "", "far", "", "far"}; !slices.Equal(w.homes, want) && !slices.Equal(w.homes, slices.Delete(slices.Clone(want), 2, 3)) {
 			t.Errorf("told of %q", w.homes)
+		}
+	})
+}
+
+// While the home owes an answer the others are asked, and when it is dead none takes its place that owes one, too.
+func TestDeadReserveIsNotMadeHome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, three())
+		w.Use(names(w.far))
+		time.Sleep(10 * time.Minute)
+		w.owe("near", "middle")
+		time.Sleep(doubtAfter + lookEvery + ms)
+		w.mu.Lock()
+		if w.check["middle"] == 0 || w.check["near"] != 0 || w.Home() != "near" {
+			t.Errorf("asked %v, home %q", w.check, w.Home())
+		}
+		w.mu.Unlock()
+		w.set("near", 0)
+		time.Sleep(2*lookEvery + ms)
+		if w.Home() != "far" {
+			t.Errorf("home %q, want the only one that answers", w.Home())
+		}
+		w.mu.Lock()
+		clear(w.check)
+		w.mu.Unlock()
+		w.Check()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.check["far"] != 1 || w.check["middle"] != 1 {
+			t.Errorf("asked %v, want each link", w.check)
 		}
 	})
 }

@@ -52,7 +52,7 @@
 // # Where we are seen, and who seeks whom
 //
 // RunReflect asks reflectors, from the same socket, where our datagrams come from (stun.go has the form). An answer counts once, to the newest question, from
-// the very address asked. They are asked anew when a peer in use has lost its direct way. Peers with traffic and without a direct path are sought (Config.Seek): somebody who reaches them has them ping us
+// the very address asked; of those that are relays', two must say the same. They are asked anew when a peer in use has lost its direct way. Peers with traffic and without a direct path are sought (Config.Seek): somebody who reaches them has them ping us
 // (Sought) while we ping them, since an address translator lets in what answers.
 //
 // # Probe

@@ -51,7 +51,7 @@ const (
 
 	maxReflexive   = 4
 	maxProvisional = 4
-	maxBound       = MaxCandidates + 1 + maxReflexive + maxProvisional // its home, too
+	maxBound       = MaxCandidates + 2 + maxReflexive + maxProvisional // its home and a spare one, too
 
 	heldLife    = 3 * time.Second
 	maxHeld     = 8        // datagrams a peer

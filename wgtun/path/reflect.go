@@ -26,9 +26,17 @@ const (
 	hairpinLife    = 2 * time.Second
 )
 
+// Reflector is one to ask.
+type Reflector struct {
+	At netip.AddrPort
+	// Relay is the name of the relay whose it is; empty: the coordinator's own, whose word alone is enough to tell peers of an address.
+	Relay string
+}
+
 // Reflection is what one reflector says.
 type Reflection struct {
 	Reflector netip.AddrPort
+	Relay     string         // whose it is; empty: the coordinator's
 	Seen      netip.AddrPort // our port as the reflector sees it; zero: it has not answered lately
 	Latency   time.Duration  // of the newest answer; 0 without one
 	Age       time.Duration  // of the newest answer
@@ -38,6 +46,7 @@ type Reflection struct {
 // mirror is one reflector.
 type mirror struct {
 	at          netip.AddrPort
+	relay       string
 	ep          conn.Endpoint
 	transaction transaction // of the newest question
 	pending     bool        // it is not answered yet
@@ -63,19 +72,23 @@ type mirrors struct {
 	hairpin hairpin
 }
 
-// SetReflectors replaces the reflectors that are asked: their addresses, of which at most 16 are used. keep asks them again and again; without it
-// they are asked when Reflect is called.
-func (b *Bind) SetReflectors(addresses []netip.AddrPort, keep bool) {
-	allowed, _ := b.normal(addresses)
+// SetReflectors replaces the reflectors that are asked, of which the first 16 with an address of their own are used. keep asks them again and again;
+// without it they are asked when Reflect is called.
+func (b *Bind) SetReflectors(reflectors []Reflector, keep bool) {
 	m := &b.mirrors
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var list []*mirror
-	for _, at := range allowed[:min(len(allowed), maxReflectors)] {
-		if i := slices.IndexFunc(m.list, func(x *mirror) bool { return x.at == at }); i >= 0 {
+	for _, r := range reflectors {
+		allowed, _ := b.normal([]netip.AddrPort{r.At})
+		if len(allowed) == 0 || len(list) == maxReflectors || slices.ContainsFunc(list, func(x *mirror) bool { return x.at == allowed[0] }) {
+			continue
+		}
+		at := allowed[0]
+		if i := slices.IndexFunc(m.list, func(x *mirror) bool { return x.at == at && x.relay == r.Relay }); i >= 0 {
 			list = append(list, m.list[i])
 		} else if ep, err := b.inner.ParseEndpoint(at.String()); err == nil {
-			list = append(list, &mirror{at: at, ep: ep, due: b.now()})
+			list = append(list, &mirror{at: at, relay: r.Relay, ep: ep, due: b.now()})
 		}
 	}
 	if keep && !m.keep {
@@ -119,7 +132,7 @@ func (b *Bind) Reflections() []Reflection {
 	now := b.now()
 	out := make([]Reflection, len(m.list))
 	for i, x := range m.list {
-		out[i] = Reflection{Reflector: x.at, Failed: x.failed}
+		out[i] = Reflection{Reflector: x.at, Relay: x.relay, Failed: x.failed}
 		if x.fresh(now) {
 			out[i].Seen, out[i].Latency, out[i].Age = x.seen, x.latency, now-x.answered
 		}
@@ -129,8 +142,10 @@ func (b *Bind) Reflections() []Reflection {
 
 func (x *mirror) fresh(now instant) bool { return x.answered != 0 && now-x.answered < reflectionLife }
 
-// Reflexive lists where reflectors see us, for peers to be told. Where they see us at different ports, each destination is lent another one, and
-// no port of these is of use to a third; then only one that is our own port is listed, which a router may have been told to forward.
+// Reflexive lists where reflectors see us, for peers to be told. Where those of the coordinator see us at different ports, each destination is lent another
+// one, and no port of these is of use to a third; then only one that is our own port is listed, which a router may have been told to forward.
+// A relay is trusted with less: what it says is listed if another relay says the very same, and takes nothing away. So one that lies
+// has our peers ping nobody.
 func (b *Bind) Reflexive() []netip.AddrPort {
 	m := &b.mirrors
 	m.mu.Lock()
@@ -140,19 +155,31 @@ func (b *Bind) Reflexive() []netip.AddrPort {
 
 func (m *mirrors) reflexiveLocked(now instant, port uint16) (out []netip.AddrPort) {
 	for _, is4 := range []bool{true, false} {
-		var seen []netip.AddrPort
+		var seen, agreed []netip.AddrPort
 		for _, x := range m.list {
-			if x.fresh(now) && x.seen.Addr().Is4() == is4 && !slices.Contains(seen, x.seen) {
+			switch {
+			case !x.fresh(now) || x.seen.Addr().Is4() != is4:
+			case x.relay == "" && !slices.Contains(seen, x.seen):
 				seen = append(seen, x.seen)
+			case x.relay != "" && !slices.Contains(agreed, x.seen) && m.seconded(x, now):
+				agreed = append(agreed, x.seen)
 			}
 		}
 		if len(seen) > 1 {
 			seen = slices.DeleteFunc(seen, func(a netip.AddrPort) bool { return a.Port() != port })
 		}
 		out = append(out, seen...)
+		out = append(out, slices.DeleteFunc(agreed, func(a netip.AddrPort) bool { return slices.Contains(seen, a) })...)
 	}
 	slices.SortFunc(out, netip.AddrPort.Compare)
 	return out
+}
+
+// seconded reports whether another relay than x's says the very same.
+func (m *mirrors) seconded(x *mirror, now instant) bool {
+	return slices.ContainsFunc(m.list, func(y *mirror) bool {
+		return y.relay != "" && y.relay != x.relay && y.at.Addr() != x.at.Addr() && y.fresh(now) && y.seen == x.seen
+	})
 }
 
 // RunReflect asks reflectors until ctx ends, and then returns nil. Call it once.

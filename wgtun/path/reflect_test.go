@@ -67,9 +67,21 @@ func reflect(t *testing.T, host *nettest.Host, port uint16, change func(q []byte
 	}
 }
 
-// runReflect has a node ask these reflectors until the test ends.
+// coordinators are reflectors of the coordinator's.
+func coordinators(at ...netip.AddrPort) (out []Reflector) {
+	for _, a := range at {
+		out = append(out, Reflector{At: a})
+	}
+	return out
+}
+
+// runReflect has a node ask these reflectors of the coordinator's until the test ends.
 func (n *node) runReflect(keep bool, at ...netip.AddrPort) {
-	n.SetReflectors(at, keep)
+	n.askReflectors(keep, coordinators(at...)...)
+}
+
+func (n *node) askReflectors(keep bool, reflectors ...Reflector) {
+	n.SetReflectors(reflectors, keep)
 	var ended sync.WaitGroup
 	ended.Go(func() { _ = n.RunReflect(n.t.Context()) })
 	n.t.Cleanup(ended.Wait)
@@ -156,7 +168,7 @@ func TestReflexive(t *testing.T) {
 		if got := a.Reflexive(); len(got) != 0 || told != 2 {
 			t.Errorf("answers of two minutes ago are told: %v, told %d times", got, told)
 		}
-		a.SetReflectors([]netip.AddrPort{oneR, twoR}, true)
+		a.SetReflectors(coordinators(oneR, twoR), true)
 		time.Sleep(10 * time.Minute)
 		if n := len(seen.matching(to(addrR))); n < 2+2*24 || n > 2+2*31 {
 			t.Errorf("%d questions in 10 minutes", n)
@@ -274,7 +286,7 @@ func TestReflectionsReplayed(t *testing.T) {
 		if got := a.Reflexive(); !slices.Equal(got, []netip.AddrPort{at(addrA)}) || a.dropped(DropReflection) != 1 {
 			t.Errorf("%v, %d dropped", got, a.dropped(DropReflection))
 		}
-		a.SetReflectors([]netip.AddrPort{twoR}, false)
+		a.SetReflectors(coordinators(twoR), false)
 		asked := record(net)
 		a.Reflect()
 		time.Sleep(time.Second + answerLife + time.Second)
@@ -287,6 +299,71 @@ func TestReflectionsReplayed(t *testing.T) {
 			t.Errorf("an answer that came too late is believed: %v", got)
 		}
 	})
+}
+
+// TestReflectionsOfRelays: a relay's word is told when another relay's is the same, and never against, or beside, the coordinator's: one that lies neither adds an
+// address nor takes one away. Two at one address are one.
+func TestReflectionsOfRelays(t *testing.T) {
+	mine, victim := netip.AddrPortFrom(addrN, 20000), netip.MustParseAddrPort("203.0.113.7:53")
+	own, lie := netip.AddrPortFrom(addrN, 53), netip.AddrPortFrom(addrX, 41641)
+	relayAt := func(i byte, port uint16) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 100 + i}), port)
+	}
+	for name, c := range map[string]struct {
+		coordinator bool
+		relays      []Reflector
+		say         []netip.AddrPort // what each says; zero: the truth
+		want        []netip.AddrPort
+	}{
+		"one that lies beside the coordinator":      {true, []Reflector{{relayAt(1, 1), "r1"}}, []netip.AddrPort{victim}, []netip.AddrPort{mine}},
+		"one that names another port":               {true, []Reflector{{relayAt(1, 1), "r1"}}, []netip.AddrPort{own}, []netip.AddrPort{mine}},
+		"one that names a port with our own number": {true, []Reflector{{relayAt(1, 1), "r1"}}, []netip.AddrPort{lie}, []netip.AddrPort{mine}},
+		"one that lies at two ports":                {false, []Reflector{{relayAt(1, 1), "r1"}, {relayAt(1, 2), "r1"}}, []netip.AddrPort{victim, victim}, nil},
+		"one that lies by two names":                {false, []Reflector{{relayAt(1, 1), "r1"}, {relayAt(1, 2), "r2"}}, []netip.AddrPort{victim, victim}, nil},
+		"one at two addresses":                      {false, []Reflector{{relayAt(1, 1), "r1"}, {relayAt(2, 1), "r1"}}, []netip.AddrPort{victim, victim}, nil},
+		"one alone, that says the truth":            {false, []Reflector{{relayAt(1, 1), "r1"}}, []netip.AddrPort{{}}, nil},
+		"two that differ":                           {false, []Reflector{{relayAt(1, 1), "r1"}, {relayAt(2, 1), "r2"}}, []netip.AddrPort{victim, {}}, nil},
+		"two that say the same":                     {false, []Reflector{{relayAt(1, 1), "r1"}, {relayAt(2, 1), "r2"}}, []netip.AddrPort{{}, {}}, []netip.AddrPort{mine}},
+		"all say the same":                          {true, []Reflector{{relayAt(1, 1), "r1"}, {relayAt(2, 1), "r2"}}, []netip.AddrPort{{}, {}}, []netip.AddrPort{mine}},
+		"a relay that claims a coordinator's port":  {true, []Reflector{{oneR, "r1"}, {relayAt(2, 1), "r2"}}, []netip.AddrPort{{}, victim}, []netip.AddrPort{mine}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := nettest.New(1)
+				reflect(t, net.Host(addrR), oneR.Port(), nil)
+				list, hosts := []Reflector(nil), map[netip.Addr]*nettest.Host{}
+				if c.coordinator {
+					list = coordinators(oneR)
+				}
+				for i, r := range c.relays {
+					if list = append(list, r); r.At == oneR {
+						continue
+					}
+					if hosts[r.At.Addr()] == nil {
+						hosts[r.At.Addr()] = net.Host(r.At.Addr())
+					}
+					reflect(t, hosts[r.At.Addr()], r.At.Port(), func(q []byte, from netip.AddrPort) []byte {
+						if c.say[i].IsValid() {
+							from = c.say[i]
+						}
+						return answerOf(q, from)
+					})
+				}
+				a := start(t, net.NAT(nettest.NATConfig{}, addrN).Host(addrA))
+				a.askReflectors(true, list...)
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if got := a.Reflexive(); !slices.Equal(got, c.want) {
+					t.Errorf("%v is told, want %v", got, c.want)
+				}
+				for _, r := range a.Reflections() {
+					if !r.Seen.IsValid() || (r.Relay == "") != (r.Reflector == oneR) {
+						t.Errorf("%+v", r)
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestHairpin tells a NAT that hairpins from one that does not.

@@ -14,6 +14,8 @@ import (
 type Home struct {
 	Relay   string // "" when it has none
 	Address [32]byte
+	// Spare is another relay to try at the same address: it may have gone there without our having heard of it. "" for none.
+	Spare string
 }
 
 // Carrier carries datagrams through relays.

@@ -37,7 +37,7 @@ func (p relayPort) Send(to Home, datagram []byte) bool {
 	if r.dead[to.Relay] {
 		return false
 	}
-	from := Home{to.Relay, p.self}
+	from := Home{Relay: to.Relay, Address: p.self}
 	if r.lie != nil {
 		from = r.lie(from)
 	}
@@ -73,7 +73,7 @@ func (r *relays) start(t *testing.T, host *nettest.Host, id byte, names ...strin
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, name := range names {
-		r.nodes[Home{name, [32]byte{id}}] = n
+		r.nodes[Home{Relay: name, Address: [32]byte{id}}] = n
 	}
 	return n
 }
@@ -86,7 +86,7 @@ func meetAt(a, b *node, aHome, bHome Home, bAt ...netip.AddrPort) {
 	a.SetPeer(Peer{Tunnel: b.tunnel, Probe: b.probe.Public(), Home: bHome, Candidates: bAt})
 }
 
-func home(id byte) Home { return Home{"near", [32]byte{id}} }
+func home(id byte) Home { return Home{Relay: "near", Address: [32]byte{id}} }
 
 // The first datagram takes the relay, later ones the direct way; when that dies the relay takes over within 3 s, and when it comes back it is taken again.
 func TestRelayFirstThenDirectThenRelayAgain(t *testing.T) {
@@ -187,7 +187,7 @@ func TestRelayAlone(t *testing.T) {
 		r.dead["near"] = true
 		r.mu.Unlock()
 		chat(a, b, time.Second)
-		far := func(id byte) Home { return Home{"far", [32]byte{id}} }
+		far := func(id byte) Home { return Home{Relay: "far", Address: [32]byte{id}} }
 		meetAt(a, b, far(1), far(2))
 		chat(a, b, 2*time.Second)
 		if s := a.status(b); s.Kind != "relay" || s.Relay != "far" {
@@ -198,6 +198,33 @@ func TestRelayAlone(t *testing.T) {
 		}
 		if a.dropped(DropRelayBusy) == 0 {
 			t.Error("what the dead relay did not take was not counted")
+		}
+	})
+}
+
+// Where both homes die and nobody can say where the peers went, they meet at a second relay where both are, without a word; a spare where the peer is not
+// changes nothing.
+func TestSpareRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := lab(1)
+		r := newRelays()
+		a, b := r.start(t, n.Host(addrA), 1, "near", "far"), r.start(t, n.Host(addrB), 2, "near", "far")
+		spare := func(id byte, relay string) Home { return Home{Relay: "near", Address: [32]byte{id}, Spare: relay} }
+		meetAt(a, b, spare(1, "nowhere"), spare(2, "nowhere"))
+		if x, y := chat(a, b, 10*time.Second); x < 98 || y < 98 {
+			t.Errorf("%d and %d of 100 datagrams", x, y)
+		}
+		r.mu.Lock()
+		r.dead["near"] = true
+		r.mu.Unlock()
+		chat(a, b, 4*time.Second) // each notes that its home is dead
+		meetAt(a, b, spare(1, "far"), spare(2, "far"))
+		chat(a, b, 2*time.Second)
+		if s := a.status(b); s.Kind != "relay" || s.Relay != "far" {
+			t.Errorf("%+v", s)
+		}
+		if x, y := chat(a, b, 10*time.Second); x < 98 || y < 98 {
+			t.Errorf("%d and %d of 100 datagrams by the spare relay", x, y)
 		}
 	})
 }
@@ -278,7 +305,7 @@ func TestAliasesAreDistinct(t *testing.T) {
 	seen := map[netip.AddrPort]Home{}
 	for _, relay := range []string{"near", "far", ""} {
 		for id := range byte(100) {
-			h := Home{relay, [32]byte{id}}
+			h := Home{Relay: relay, Address: [32]byte{id}}
 			if other, ok := seen[h.alias()]; ok {
 				t.Errorf("%v and %v share one", h, other)
 			}
@@ -333,7 +360,7 @@ func TestProbesThroughARelayAreLimited(t *testing.T) {
 		probe := sealed.seal(message{kind: ping, sequence: 1 << 62})
 		probe[60] ^= 1
 		for i := range 3 * openPerSource {
-			b.Relayed(Home{"near", [32]byte{9, byte(i), byte(i >> 8)}}, probe)
+			b.Relayed(Home{Relay: "near", Address: [32]byte{9, byte(i), byte(i >> 8)}}, probe)
 		}
 		if got := b.dropped(DropLimited); got < openPerSource {
 			t.Errorf("%d limited", got)

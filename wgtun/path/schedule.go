@@ -225,6 +225,7 @@ func (b *Bind) loseLocked(p *peer, now instant) {
 	l := p.live
 	lost := l.current
 	l.current, lost.answered, lost.left = nil, 0, now
+	l.seek = seek{} // at once
 	p.way.Store(nil)
 	b.logger.Info("path lost", "peer", p.tunnel.Short(), "at", placeOf(lost.way), "used", b.wantedLocked(p, now))
 	if b.wantedLocked(p, now) {

@@ -106,9 +106,11 @@ func (b *Bind) retellLocked(p *peer) {
 			l.candidates = append(l.candidates, &candidate{way: w, told: true})
 		}
 	}
-	if b.config.Relay != nil && p.home.Relay != "" {
-		w := b.newRelayed(p.home)
-		tell(w.alias, func() way { return w })
+	for _, relay := range []string{p.home.Relay, p.home.Spare} {
+		if b.config.Relay != nil && relay != "" {
+			w := b.newRelayed(Home{Relay: relay, Address: p.home.Address})
+			tell(w.alias, func() way { return w })
+		}
 	}
 	for _, a := range p.told {
 		tell(a, func() way {

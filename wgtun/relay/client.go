@@ -20,10 +20,11 @@ import (
 // Times of a client.
 const (
 	pingIdle    = 25 * time.Second        // less than routers forget a connection in
-	pingBusy    = 1500 * time.Millisecond // while datagrams are sent
-	pingFirst   = time.Second             // between the first, for a latency
+	pingBusy    = 1250 * time.Millisecond // while the connection is in use
+	busyFor     = 10 * time.Second        // after the last datagram either way; a path in use is probed each 5 s
+	pingFirst   = time.Second             // between the first, for a latency; never are there two within less
 	firstPings  = 3
-	stalled     = 3400 * time.Millisecond // of silence after a ping; with pingBusy before it, a relay that stalls is left within 5 s
+	stalled     = 3 * time.Second // of silence after a ping; with pingBusy before it, a relay that stalls is left within 4.25 s
 	backoffFrom = 500 * time.Millisecond
 	backoffTo   = 30 * time.Second
 	steady      = time.Minute // a connection that lasted so long starts the backoff anew
@@ -45,9 +46,11 @@ type ClientConfig struct {
 // Client keeps a connection to one relay. All methods are safe for concurrent use.
 type Client struct {
 	config ClientConfig
+	made   time.Time
 	renew  chan struct{} // room for one
 	out    atomic.Pointer[outbox]
-	sent   atomic.Bool // since the last look
+	used   atomic.Int64 // nanoseconds after made: the newest datagram either way; less than 0 for never
+	check  atomic.Bool  // a ping is asked for
 	kick   chan struct{}
 
 	mu     sync.Mutex
@@ -59,6 +62,7 @@ type ClientStatus struct {
 	Connected bool
 	Since     time.Time
 	Latency   time.Duration // smoothed round trip; 0 while not known
+	Asked     time.Time     // the newest ping, while it is unanswered; zero else
 	Err       string        // why it is not connected, in words; "" when it never failed
 }
 
@@ -67,7 +71,9 @@ func NewClient(c ClientConfig) *Client {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Client{config: c, renew: make(chan struct{}, 1), kick: make(chan struct{}, 1)}
+	client := &Client{config: c, made: time.Now(), renew: make(chan struct{}, 1), kick: make(chan struct{}, 1)}
+	client.used.Store(-int64(busyFor))
+	return client
 }
 
 // Status tells how the connection stands.
@@ -84,10 +90,22 @@ func (c *Client) Send(to Address, datagram []byte) bool {
 		return false
 	}
 	lost := o.put(to, to, datagram)
-	if !c.sent.Swap(true) {
+	c.use()
+	return lost == 0
+}
+
+// use notes a datagram. The first after a while has the relay pinged at once.
+func (c *Client) use() {
+	now := int64(time.Since(c.made))
+	if time.Duration(now-c.used.Swap(now)) >= pingBusy {
 		signal(c.kick)
 	}
-	return lost == 0
+}
+
+// Check pings now, unless that was done within the last second, so that a relay that is dead is left within 3 s (stalled).
+func (c *Client) Check() {
+	c.check.Store(true)
+	signal(c.kick)
 }
 
 // Renew presents the newest pass, or has a client that waits for one dial.
@@ -241,6 +259,7 @@ func (l *session) read(r *reader) error {
 		l.heard.Store(int64(time.Since(l.began)))
 		switch k {
 		case kindDatagram:
+			l.client.use()
 			l.client.config.Receive(Address(payload[:addressSize]), payload[addressSize:])
 		case kindPing:
 			l.out.say(kindPong, payload)
@@ -311,22 +330,30 @@ func (l *session) look(now time.Time) (next time.Duration, dead bool) {
 		return 0, true
 	}
 	every := pingIdle
-	switch busy := l.client.sent.Swap(false); {
-	case l.pings < firstPings:
+	switch c := l.client; {
+	case l.pings < firstPings, c.check.Load():
 		every = pingFirst
-	case busy:
+	case now.Sub(c.made)-time.Duration(c.used.Load()) < busyFor:
 		every = pingBusy
 	}
 	if l.asked.IsZero() && now.Sub(l.pinged) >= every {
-		l.asked, l.pinged = now, now
-		l.pings++
-		l.out.say(kindPing, binary.BigEndian.AppendUint64(nil, l.pings))
+		l.ask(now)
 	}
 	next = every - now.Sub(l.pinged)
 	if !l.asked.IsZero() {
 		next = stalled - quiet
 	}
 	return max(next, time.Millisecond), false
+}
+
+func (l *session) ask(now time.Time) {
+	l.client.check.Store(false)
+	l.asked, l.pinged = now, now
+	l.pings++
+	l.out.say(kindPing, binary.BigEndian.AppendUint64(nil, l.pings))
+	l.client.mu.Lock()
+	defer l.client.mu.Unlock()
+	l.client.status.Asked = now
 }
 
 // pong takes an answer to the newest ping.
@@ -339,8 +366,10 @@ func (l *session) pong(number uint64) {
 	trip := max(time.Since(l.asked), time.Microsecond)
 	l.asked = time.Time{}
 	c := l.client
+	signal(c.kick) // for the next ping
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.status.Asked = time.Time{}
 	if c.status.Latency == 0 {
 		c.status.Latency = trip
 	} else {

@@ -334,35 +334,106 @@ func TestStalledRelayIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a, b := w.pair()
-		time.Sleep(10*time.Minute - time.Second*30)
-		a.may(b)
-		b.may(a)
-		synctest.Wait()
-		frozen := make(chan struct{})
-		w.mu.Lock()
-		w.frozen = frozen
-		w.mu.Unlock()
-		began := time.Now()
-		for a.Status().Connected && time.Since(began) < time.Minute {
-			a.Send(b.address(), []byte("x"))
-			time.Sleep(100 * time.Millisecond)
+		for range 17 { // wherever the relay dies between two pings
+			a.may(b)
+			b.may(a)
+			for range 100 {
+				a.Send(b.address(), []byte("x"))
+				time.Sleep(37 * time.Millisecond)
+			}
+			frozen := make(chan struct{})
+			w.mu.Lock()
+			w.frozen = frozen
+			w.mu.Unlock()
+			began := time.Now()
+			left := map[*node]time.Duration{}
+			for ; len(left) < 2 && time.Since(began) < time.Minute; time.Sleep(time.Millisecond) {
+				for _, n := range []*node{a, b} {
+					if left[n] == 0 && !n.Status().Connected {
+						left[n] = max(time.Since(began), 1)
+					}
+				}
+			}
+			// b only receives, which is as much use of the relay.
+			if left[a] > pingBusy+stalled || left[b] > pingBusy+stalled {
+				t.Errorf("the sender left after %v, the receiver after %v", left[a], left[b])
+			}
+			w.mu.Lock()
+			w.frozen = nil
+			w.mu.Unlock()
+			close(frozen)
+			time.Sleep(time.Minute)
+			if !a.Status().Connected || !b.Status().Connected {
+				t.Fatal("not connected again")
+			}
 		}
-		if d := time.Since(began); d > 5*time.Second {
-			t.Errorf("left after %v", d)
-		}
-		w.mu.Lock()
-		w.fails, w.dials, w.frozen = errTest, nil, nil
-		w.mu.Unlock()
-		close(frozen)
+	})
+}
+
+// A relay that cannot be dialled is tried less and less often.
+func TestDeadRelayIsDialledSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.node()
+		n.may()
+		w.fails = errTest
+		n.start()
 		time.Sleep(5 * time.Minute)
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if n := len(w.dials); n < 10 || n > 60 { // of two nodes
-			t.Errorf("%d attempts in five minutes", n)
+		if d := len(w.dials); d < 5 || d > 30 {
+			t.Errorf("%d attempts in five minutes", d)
 		}
-		if got := a.Status().Err; got != errTest.Error() {
+		if got := n.Status().Err; got != errTest.Error() {
 			t.Errorf("%q", got)
 		}
+	})
+}
+
+// An idle connection is asked seldom, and at once when somebody wants to know; one that is in use often.
+func TestHowOftenARelayIsPinged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.pair()
+		time.Sleep(time.Minute)
+		pings := func(d time.Duration) int { // of both
+			count := func() int { w.mu.Lock(); defer w.mu.Unlock(); return w.pings }
+			before := count()
+			time.Sleep(d)
+			return count() - before
+		}
+		if n := pings(10 * pingIdle); n != 20 {
+			t.Errorf("%d pings of two idle nodes, want 20", n)
+		}
+		a.may(b)
+		b.may(a)
+		synctest.Wait()
+		a.Send(b.address(), []byte("x"))
+		if n, want := pings(busyFor+time.Second), 2*int(busyFor/pingBusy); n < want-2 || n > want+4 {
+			t.Errorf("%d pings after a datagram, want %d", n, want)
+		}
+		if n := pings(10 * pingIdle); n != 20 {
+			t.Errorf("%d pings of two nodes that are idle again, want 20", n)
+		}
+		for range 100 { // many who ask are told by few pings
+			a.Check()
+			time.Sleep(10 * time.Millisecond)
+		}
+		frozen := make(chan struct{})
+		time.Sleep(2 * pingFirst)
+		w.mu.Lock()
+		w.frozen = frozen
+		w.mu.Unlock()
+		a.Check()
+		time.Sleep(stalled - time.Millisecond)
+		if !a.Status().Connected || time.Since(a.Status().Asked) < 2*time.Second {
+			t.Errorf("%+v", a.Status())
+		}
+		time.Sleep(2 * time.Millisecond)
+		if a.Status().Connected || !b.Status().Connected {
+			t.Error("the one that asked did not leave, or the other did")
+		}
+		close(frozen)
 	})
 }
 

@@ -29,6 +29,7 @@ type world struct {
 	frozen chan struct{} // not nil: nothing comes from the relay any more, until it is closed
 	fails  error
 	dials  []time.Time
+	pings  int // of clients
 }
 
 func newWorld(t *testing.T, change ...func(*ServerConfig)) *world {
@@ -86,6 +87,15 @@ func (v *valve) Read(b []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+func (v *valve) Write(b []byte) (int, error) {
+	if len(b) == headerSize+pingSize && kind(b[0]) == kindPing {
+		v.w.mu.Lock()
+		v.w.pings++
+		v.w.mu.Unlock()
+	}
+	return v.Conn.Write(b)
 }
 
 func (v *valve) Close() error {
