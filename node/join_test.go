@@ -45,6 +45,7 @@ func TestJoinByItself(t *testing.T) {
 					done <- w.node.joinByItself(w.run, Joining{Coordinator: testURL, Key: func() (string, error) { return testAuthKey, nil }})
 				}()
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				if c.after != nil {
 					c.after(w)
 					time.Sleep(time.Minute)
