@@ -47,7 +47,9 @@ func TestJoinByItself(t *testing.T) {
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				if c.after != nil {
-					c.after(w)
+					if err := w.node.do(w.run, func() { c.after(w) }); err != nil { // before the next try, which goes that way, too
+						t.Fatal(err)
+					}
 					time.Sleep(time.Minute)
 				}
 				synctest.Wait()
