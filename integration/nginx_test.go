@@ -88,6 +88,11 @@ func newFront(n *network, coordinator string) *front {
 	f.cert, key = selfSigned(n.t, frontName)
 	n.must(os.WriteFile(filepath.Join(f.etc, "nginx/picket.crt"), f.cert, 0o644))
 	n.must(os.WriteFile(filepath.Join(f.etc, "nginx/picket.key"), key, 0o600))
+	n.t.Cleanup(func() { // asked to end it takes its workers along
+		if f.nginx != nil {
+			_ = f.nginx.Stop(5 * time.Second)
+		}
+	})
 	server, stream := snippets(n.t)
 	stream = strings.ReplaceAll(stream, "listen 443;", "listen 8443;") // one host does both here
 	const head = "user root;\nworker_processes 1;\npid /run/nginx.pid;\nerror_log stderr info;\nload_module /usr/lib/nginx/modules/ngx_stream_module.so;\nevents {}\n"

@@ -45,8 +45,11 @@ func TestJoinByItself(t *testing.T) {
 					done <- w.node.joinByItself(w.run, Joining{Coordinator: testURL, Key: func() (string, error) { return testAuthKey, nil }})
 				}()
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				if c.after != nil {
-					c.after(w)
+					if err := w.node.do(w.run, func() { c.after(w) }); err != nil { // before the next try, which goes that way, too
+						t.Fatal(err)
+					}
 					time.Sleep(time.Minute)
 				}
 				synctest.Wait()
