@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -148,6 +149,34 @@ func TestDialRefusesBadArguments(t *testing.T) {
 		if _, err := s.Dial(within(t), c.network, c.to); err == nil {
 			t.Errorf("Dial(%q, %s) was accepted", c.network, c.to)
 		}
+	}
+}
+
+// What is dialled at the own address would come out at this host's services, past the filter.
+func TestDialIsNoWayToThisHost(t *testing.T) {
+	s := newStack(t, a4, a6)
+	t.Cleanup(func() { s.Device().Close() })
+	reached := make(chan string, 4)
+	forwardBy(t, s, func(_ context.Context, network string, _ netip.AddrPort, _ uint16) (net.Conn, error) {
+		reached <- network
+		return nil, errors.New("the test has no services")
+	})
+	for _, network := range []string{"tcp", "udp"} {
+		for _, own := range []netip.Addr{a4, a6} {
+			c, err := s.Dial(within(t), network, netip.AddrPortFrom(own, 80))
+			if err == nil {
+				_, _ = c.Write([]byte("x"))
+				c.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), "this node itself") {
+				t.Errorf("%s to %s: %v", network, own, err)
+			}
+		}
+	}
+	select {
+	case network := <-reached:
+		t.Errorf("this host was reached by %s", network)
+	default:
 	}
 }
 
