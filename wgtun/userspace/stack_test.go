@@ -16,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 func TestNewRefusesAnImpossibleMTU(t *testing.T) {
@@ -295,6 +297,43 @@ func TestForwardPassesAResetOn(t *testing.T) {
 	_, _ = conn.Write([]byte{1})
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a reset service reads as %v, want connection reset", err)
+	}
+}
+
+// Who vanished without a word holds neither a place nor a connection to the service for good.
+func TestForwardNoticesAVanishedPeer(t *testing.T) {
+	a, b, c := newPair(t)
+	came, ended := make(chan net.Conn, 1), make(chan error, 1)
+	port := serve(t, func(c net.Conn) {
+		came <- c
+		_, err := c.Read(make([]byte, 1))
+		ended <- err
+	})
+	forward(t, b)
+	far := dialTo(t, a, "tcp", netip.AddrPortFrom(b4, port))
+	service := <-came
+	defer service.Close()
+	from := far.LocalAddr().(*net.TCPAddr).AddrPort()
+	id := stack.TransportEndpointID{
+		LocalAddress: fullAddress(netip.AddrPortFrom(b4, port)).Addr, LocalPort: port, RemoteAddress: fullAddress(from).Addr, RemotePort: from.Port(),
+	}
+	ep, ok := b.ip.FindTransportEndpoint(header.IPv4ProtocolNumber, header.TCPProtocolNumber, id, nicID).(tcpip.Endpoint)
+	if !ok {
+		t.Fatal("the connection is not there")
+	}
+	eventually(t, "it asks whether the peer is there", ep.SocketOptions().GetKeepAlive)
+	c.mu.Lock()
+	c.onWire = func([]byte) ([]byte, bool) { return nil, false }
+	c.mu.Unlock()
+	short, interval := tcpip.KeepaliveIdleOption(10*time.Millisecond), tcpip.KeepaliveIntervalOption(10*time.Millisecond)
+	_, _ = ep.SetSockOpt(&interval), ep.SetSockOpt(&short)
+	select {
+	case err := <-ended:
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("to the service it reads as %v, want a reset", err)
+		}
+	case <-within(t).Done():
+		t.Error("the service was not told")
 	}
 }
 
