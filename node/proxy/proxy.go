@@ -89,7 +89,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	slots := make(chan struct{}, maxConns)
 	for {
-		c, err := l.Accept()
+		c, err := accept(ctx, l)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
