@@ -2,6 +2,8 @@ package integration
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -35,6 +37,42 @@ func TestGitopsExamples(t *testing.T) {
 	for _, unsafe := range []string{"on: pull_request_target", "$PICKET_TOKEN", "${{ github.event.pull_request.title", "${{ github.head_ref"} {
 		if strings.Contains(strings.Join(blocks, ""), unsafe) {
 			t.Errorf("an example has %q, by which a stranger runs code, or a command line shows a secret", unsafe)
+		}
+	}
+}
+
+// TestContainersExample looks at the shape of the Kubernetes example of docs/containers.md, and that what it and the Dockerfile put into the
+// environment is read.
+func TestContainersExample(t *testing.T) {
+	text, err := os.ReadFile("../docs/containers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dockerfile, err := os.ReadFile("../Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(string(text), "```yaml\n")
+	if len(parts) != 2 {
+		t.Fatalf("%d YAML blocks, want one", len(parts)-1)
+	}
+	block, _, _ := strings.Cut(parts[1], "```")
+	checkYAML(t, block)
+	help, err := exec.Command(filepath.Join(programs, "picket"), "run", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := string(help) + " PICKET_AUTH_KEY " // which no flag has
+	for _, name := range regexp.MustCompile(`PICKET_[A-Z_]+`).FindAllString(string(text)+string(dockerfile), -1) {
+		if !regexp.MustCompile(name + `\b`).MatchString(known) {
+			t.Errorf("%s is read by nobody", name)
+		}
+	}
+	for _, m := range regexp.MustCompile(`picket run((?: --[a-z0-9-]+)+)|"run", ("--[^]]*)`).FindAllString(string(text), -1) {
+		for _, flag := range regexp.MustCompile(`--[a-z0-9-]+`).FindAllString(m, -1) {
+			if !strings.Contains(string(help), flag+" ") {
+				t.Errorf("picket run has no %s", flag)
+			}
 		}
 	}
 }

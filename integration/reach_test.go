@@ -179,3 +179,31 @@ func TestNoUDP(t *testing.T) {
 		t.Errorf("peers says, with %v:\n%s", err, out)
 	}
 }
+
+// TestHostFirewalls: two machines on the internet itself, each behind a firewall of its own that lets in nothing but what answers, find a direct path over
+// either IP version.
+func TestHostFirewalls(t *testing.T) {
+	for _, c := range []struct{ name, closed string }{{"IPv4", "ip6 nexthdr udp drop"}, {"IPv6", "ip protocol udp drop"}} {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNetwork(t, false, reachPolicy)
+			n.person("alice")
+			left, right := n.server("left", "tag:left"), n.server("right", "tag:right")
+			for _, node := range []*lab.Node{left, right} {
+				_, err := node.Host.Run(n.ctx, "nft", `add table inet hostfw
+					add chain inet hostfw in { type filter hook input priority 0; }
+					add chain inet hostfw out { type filter hook output priority 0; }
+					add rule inet hostfw in iifname "eth0" ct state new meta l4proto udp drop
+					add rule inet hostfw out oifname "eth0" `+c.closed)
+				n.must(err)
+			}
+			at, took := n.direct(left, "right", 20*time.Second)
+			t.Logf("direct at %s after %v", at, took)
+			if strings.Contains(at, "[") != (c.name == "IPv6") {
+				t.Errorf("the path is at %s", at)
+			}
+			if at, took = n.direct(right, "left", 10*time.Second); took > 5*time.Second {
+				t.Errorf("back: direct at %s only after %v", at, took)
+			}
+		})
+	}
+}

@@ -62,7 +62,7 @@ func (v *view) dns() localapi.DNS {
 	s := v.names.Status()
 	out := localapi.DNS{
 		On: s.On, Off: v.id.DNSOff, Domain: s.Domain, Mode: s.Host.Mode, Why: s.Host.Why, Changed: s.Host.Changed, Upstream: s.Upstream, Search: s.Search,
-		Records: s.Records, Trouble: s.Trouble,
+		Records: s.Records, UDPOnly: s.UDPOnly, Trouble: s.Trouble,
 	}
 	if out.Trouble == "" {
 		out.Trouble = s.Host.Trouble

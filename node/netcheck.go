@@ -19,7 +19,7 @@ const netcheckTime = 2500 * time.Millisecond
 func (a api) Netcheck(ctx context.Context) (localapi.Netcheck, error) {
 	v := a.n.view.Load()
 	if v.overlay == nil {
-		return localapi.Netcheck{}, errors.New("the tunnel is not up, and it is its port that is looked at: run picket up first")
+		return localapi.Netcheck{}, errors.New("the tunnel is not up, and it is its port that is looked at: run picket up first, or check before joining with picket netcheck --coordinator JOIN")
 	}
 	if len(v.held.content.Network.Reflectors) == 0 {
 		return localapi.Netcheck{}, errors.New("the coordinator names no reflector that could be asked: it is older than this node, or runs with --reflect-listen=off")

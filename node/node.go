@@ -49,6 +49,8 @@ type Config struct {
 	Listeners *userspace.Listeners
 	// DNS answers the host's programs; the zero one answers `picket dns query` and the proxies alone.
 	DNS DNS
+	// Join has it join at the start; nil waits for `picket up`.
+	Join *Joining
 	// Loopback tells the coordinator loopback addresses, too: for several nodes on one host.
 	Loopback bool
 	// PortMapping asks the default gateway to lead a port to the tunnel.
@@ -234,6 +236,9 @@ func (n *Node) startTasks(ctx context.Context, fail context.CancelCauseFunc, cha
 		start(func() error { return n.mapper.Run(ctx) })
 	}
 	start(func() error { return n.names.Run(ctx) })
+	if j := n.config.Join; j != nil {
+		start(func() error { return n.joinByItself(ctx, *j) })
+	}
 	if l := n.config.SOCKS5; l != nil {
 		start(func() error { return proxy.NewSOCKS5(overlayNetwork{n}, n.log).Serve(ctx, l) })
 	}

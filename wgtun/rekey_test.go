@@ -205,7 +205,7 @@ func TestRekeyBesideEverything(t *testing.T) {
 		s := newStream(a, b)
 		time.Sleep(2 * time.Second)
 		random := rand.New(rand.NewPCG(1, 2))
-		for round := range 20 {
+		for round := range 8 {
 			next := w.certify(a, both(a, b)...)
 			time.Sleep(6 * time.Second)
 			var wg sync.WaitGroup

@@ -34,7 +34,7 @@ func TestRelaysNamesRealFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	have := []string{"relay", "fingerprint"} // of serve, and of relays add
+	have := []string{"relay", "reflect-listen", "fingerprint"} // of serve, and of relays add
 	for _, f := range relayCommand().Flags {
 		have = append(have, f.Names()...)
 	}

@@ -20,14 +20,14 @@ import (
 )
 
 // hostDNS is how programs of this host learn of peers' names: with an interface by way of its resolver, without one not at all.
-func hostDNS(tun, how string, logger *slog.Logger) node.DNS {
+func hostDNS(tun, how, state string, logger *slog.Logger) node.DNS {
 	switch {
 	case how == "off":
 		return node.DNS{Host: dns.NoHost("the agent was started with --dns=off: ask with picket dns query")}
 	case tun == node.Userspace:
 		return node.DNS{Host: dns.NoHost("without a network interface nothing of this host is changed: use the proxy, or ask with picket dns query")}
 	}
-	return node.DNS{Host: dns.OpenHost(dns.HostConfig{Sure: how == "on", Logger: logger}), Listen: dns.Listen}
+	return node.DNS{Host: dns.OpenHost(dns.HostConfig{Sure: how == "on", State: state, Logger: logger}), Listen: dns.Listen}
 }
 
 func dnsCommand() *cli.Command {
@@ -69,6 +69,9 @@ func dnsStatus(c *cli.Context) error {
 
 func showDNS(w io.Writer, d localapi.DNS) {
 	pairs := []string{"Names", namesText(d), "Mode", d.Mode, "Why", d.Why, "Changed here", strings.Join(d.Changed, ", "), "Answers at", d.Listen}
+	if d.UDPOnly {
+		pairs[len(pairs)-1] += ", by UDP only: another program has TCP port 53 at every address"
+	}
 	if d.On {
 		pairs = append(pairs, "Other names", strings.Join(d.Upstream, ", "))
 		if len(d.Upstream) == 0 {

@@ -111,7 +111,7 @@ func (a agent) unit(program string) (string, error) {
 	}
 	return `[Unit]
 Description=Picket node agent
-After=network.target
+After=network.target nss-lookup.target
 StartLimitIntervalSec=0
 
 [Service]

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 	"picket.internal/cmd/internal/cliflags"
 	"picket.internal/coordinator/protocol"
+	"picket.internal/node"
 	"picket.internal/node/localapi"
 )
 
@@ -19,20 +22,22 @@ func netcheckCommand() *cli.Command {
 		Name:  "netcheck",
 		Usage: "say what this machine's network lets direct paths do",
 		Description: "Asks the coordinator's reflectors where the tunnel's UDP port is seen from, and the default gateway which port mappings it speaks.\n" +
-			"Exit status 1 when UDP is blocked.\n\nExamples:\n\n   picket netcheck\n   picket netcheck --json",
-		Flags: asking(jsonFlag()),
+			"With --coordinator it does so before this machine has joined, without an agent: whether that coordinator and its relay are reached, and what UDP does.\n" +
+			"Exit status 1 when UDP is blocked, or the coordinator is not reached.\n\nExamples:\n\n   picket netcheck\n   picket netcheck --json\n" +
+			"   picket netcheck --coordinator 'https://picket.example.com:8443#FINGERPRINT'",
+		Flags: asking(&cli.StringFlag{Name: "coordinator", Usage: "before joining: check against the coordinator that has this `JOIN` string, or URL"}, jsonFlag()),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
 				return err
 			}
-			n, err := client(c).Netcheck(c.Context)
+			n, err := netcheck(c)
 			if err != nil {
-				return explain(err)
+				return err
 			}
 			if err := show(c, n, func(w io.Writer) { writeNetcheck(w, n, time.Now()) }); err != nil {
 				return err
 			}
-			if !n.UDP {
+			if !n.UDP || n.Coordinator != nil && n.Coordinator.Problem != "" {
 				return cli.Exit("", cliflags.ExitFailed)
 			}
 			return nil
@@ -40,38 +45,78 @@ func netcheckCommand() *cli.Command {
 	}
 }
 
-func writeNetcheck(w io.Writer, n localapi.Netcheck, now time.Time) {
-	udp := fmt.Sprintf("works, from port %d", n.Port)
-	if !n.UDP {
-		udp = fmt.Sprintf("blocked: no reflector answers port %d", n.Port)
+// netcheck asks the agent, or does without one.
+func netcheck(c *cli.Context) (localapi.Netcheck, error) {
+	if !c.IsSet("coordinator") {
+		n, err := client(c).Netcheck(c.Context)
+		if errors.Is(err, localapi.ErrNoAgent) {
+			return n, fmt.Errorf("%w; before this machine has joined, picket netcheck --coordinator JOIN checks without one", explain(err))
+		}
+		return n, explain(err)
 	}
-	pairs := []string{"UDP", udp, "IPv4", seenText(n.IPv4, "IPv4"), "IPv6", seenText(n.IPv6, "IPv6")}
-	if n.IPv4.Mapping != "" && n.IPv4.Mapping != localapi.MappingNone {
+	join, err := protocol.ParseJoin(c.String("coordinator"))
+	if err != nil {
+		return localapi.Netcheck{}, err
+	}
+	return node.Precheck(c.Context, join, true, slog.New(slog.DiscardHandler))
+}
+
+func writeNetcheck(w io.Writer, n localapi.Netcheck, now time.Time) {
+	member := n.Coordinator == nil
+	var pairs []string
+	if !member {
+		pairs = append(pairs, "Coordinator", coordinatorText(*n.Coordinator))
+	}
+	pairs = append(pairs, "UDP", udpText(n), "IPv4", seenText(n.IPv4, "IPv4"), "IPv6", seenText(n.IPv6, "IPv6"))
+	if member && n.IPv4.Mapping != "" && n.IPv4.Mapping != localapi.MappingNone {
 		pairs = append(pairs, "Hairpin", map[bool]string{
 			true:  "yes: machines behind this NAT find each other at its public address, too",
 			false: "no: machines behind this NAT find each other at their own addresses alone",
 		}[n.Hairpin])
 	}
 	pairs = append(pairs, "Port mapping", mappingText(n.PortMapping, now))
-	for i, r := range n.Reflectors {
-		title := ""
-		if i == 0 {
-			title = "Reflectors"
+	list := func(title string, texts []string) {
+		for _, t := range texts {
+			pairs = append(pairs, title, t)
+			title = ""
 		}
-		pairs = append(pairs, title, reflectorText(r))
 	}
-	for i, r := range n.Relays {
-		title := ""
-		if i == 0 {
-			title = "Relays"
+	list("Reflectors", each(n.Reflectors, reflectorText))
+	list("Relays", each(n.Relays, relayText))
+	if member {
+		if len(n.Relays) == 0 {
+			pairs = append(pairs, "Relays", "none: the network has none, or this node has no peer to meet there")
 		}
-		pairs = append(pairs, title, relayText(r))
+		pairs = append(pairs, "Peers are told", joined(n.Told))
 	}
-	if len(n.Relays) == 0 {
-		pairs = append(pairs, "Relays", "none: the network has none, or this node has no peer to meet there")
-	}
-	fields(w, append(pairs, "Peers are told", joined(n.Told))...)
+	fields(w, pairs...)
 	fmt.Fprintln(w, protocol.Printable(outlook(n)))
+}
+
+func each[T any](list []T, text func(T) string) (out []string) {
+	for _, x := range list {
+		out = append(out, text(x))
+	}
+	return out
+}
+
+func udpText(n localapi.Netcheck) string {
+	switch {
+	case n.UDP && n.Coordinator != nil:
+		return "works"
+	case n.UDP:
+		return fmt.Sprintf("works, from port %d", n.Port)
+	case n.Coordinator != nil:
+		return "blocked: nothing answers at ports 3478 and 3479 of the coordinator's host"
+	}
+	return fmt.Sprintf("blocked: no reflector answers port %d", n.Port)
+}
+
+func coordinatorText(c localapi.NetcheckCoordinator) string {
+	if c.Problem != "" {
+		return protocol.Printable(c.Problem)
+	}
+	return fmt.Sprintf("%s answers in %s, and proves its key", protocol.Printable(c.URL), millis(c.Latency))
 }
 
 func seenText(f localapi.NetcheckFamily, version string) string {
@@ -155,6 +200,10 @@ func outlook(n localapi.Netcheck) string {
 	open := n.PortMapping.Protocol != ""
 	is := func(m localapi.Mapping) bool { return n.IPv4.Mapping == m || n.IPv6.Mapping == m }
 	switch {
+	case n.Coordinator != nil && n.Coordinator.Problem != "":
+		return "This machine cannot join from here until the coordinator is reached."
+	case n.Coordinator != nil && !n.UDP:
+		return "Joining works. Direct paths beyond this network do not, unless the coordinator reflects elsewhere or not at all: let UDP out to it and to peers, or all goes through relays."
 	case !n.UDP:
 		return "Direct paths are not possible beyond this network: let UDP out to the coordinator's reflectors and to peers."
 	case is(localapi.MappingNone) || open:

@@ -63,7 +63,7 @@ func askedSocket() string {
 }
 
 func socketFlag(usual string) cli.Flag {
-	return &cli.StringFlag{Name: "socket", Value: usual, Usage: "the agent's socket, at `PATH`"}
+	return &cli.StringFlag{Name: "socket", EnvVars: []string{"PICKET_SOCKET"}, Value: usual, Usage: "the agent's socket, at `PATH`"}
 }
 
 func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON"} }

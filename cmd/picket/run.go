@@ -25,7 +25,7 @@ const defaultTUN = "picket0"
 // agentFlags are those of `run`, which `install` writes into the unit.
 func agentFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "state", Value: defaultState(), Usage: "keep keys and the last map in `DIR`"},
+		&cli.StringFlag{Name: "state", EnvVars: []string{"PICKET_STATE"}, Value: defaultState(), Usage: "keep keys and the last map in `DIR`"},
 		socketFlag(ownSocket()),
 		&cli.StringFlag{Name: "tun", Value: usualTUN(), Usage: "the network interface's `NAME`, or \"userspace\" for none (needs no privilege)"},
 		&cli.UintFlag{Name: "port", Usage: "the UDP `PORT` for the tunnel; 0 lets the system choose"},
@@ -46,10 +46,11 @@ func runCommand() *cli.Command {
 		Usage: "be the agent, in the foreground",
 		Description: "Examples:\n\n" +
 			"   sudo picket run\n" +
-			"   picket run --tun=userspace --socks5 127.0.0.1:1080\n\n" +
+			"   picket run --tun=userspace --socks5 127.0.0.1:1080\n" +
+			"   picket run --tun=userspace --join 'https://picket.example.com:8443#FINGERPRINT' --auth-key-file /run/secrets/picket\n\n" +
 			"Without an interface (--tun=userspace) local programs reach peers through a proxy, by peer name or overlay address, and what peers may\n" +
 			"open here arrives at the same port of 127.0.0.1.",
-		Flags: agentFlags(),
+		Flags: append(agentFlags(), joinFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := cliflags.NArgs(c, 0, 0, ""); err != nil {
 				return err
@@ -68,6 +69,7 @@ type agent struct {
 	loopback, mapPort                bool
 	exposedOnly                      bool
 	dns                              string // auto, on or off
+	join                             *node.Joining
 }
 
 func checkAgent(c *cli.Context) (a agent, err error) {
@@ -145,6 +147,9 @@ func runAgent(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if a.join, err = readJoining(c); err != nil {
+		return err
+	}
 	leaveProcessors()
 	if err := preflight(a.tun); err != nil {
 		return err
@@ -190,7 +195,7 @@ func (a agent) serve(ctx context.Context, state *statefile.Dir, version string, 
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: a.level}))
 	n, err := node.New(node.Config{
 		State: state, Version: version, TUN: a.tun, MTU: a.mtu, Port: a.port, Socket: socket, SOCKS5: socks5, HTTPProxy: http, ExposedOnly: a.exposedOnly, Loopback: a.loopback, PortMapping: a.mapPort,
-		DNS: hostDNS(a.tun, a.dns, logger), Logger: logger,
+		DNS: hostDNS(a.tun, a.dns, a.state, logger), Join: a.join, Logger: logger,
 	})
 	if err != nil {
 		closeAll()

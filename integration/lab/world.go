@@ -44,6 +44,8 @@ type Host struct {
 	etc   string     // of its own; "" for the machine's
 	at    *thread
 	world *World
+
+	mounts [][]string // what its programs see otherwise than the machine's: arguments of mount(8)
 }
 
 // CanPrivileged says in words why worlds with namespaces cannot be built here; nil when they can.

@@ -185,8 +185,8 @@ func (c *Client) send(ctx context.Context, via *http.Client, q call) ([]byte, er
 		return nil, c.connectError(err)
 	case resp.StatusCode != http.StatusOK:
 		return nil, c.refusalOf(resp, answer)
-	case int64(len(answer)) > q.limit:
-		return nil, c.notPicket()
+	case int64(len(answer)) > q.limit, isPage(resp):
+		return nil, c.notPicketBut(resp)
 	}
 	return answer, nil
 }
@@ -199,7 +199,10 @@ func (c *Client) refusalOf(resp *http.Response, body []byte) error {
 		if resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusGatewayTimeout {
 			return &Error{Kind: ErrUnreachable, Message: "the proxy in front of the coordinator at " + c.join.URL + " does not reach it (" + resp.Status + "): is the coordinator running?"}
 		}
-		return c.notPicket()
+		if resp.StatusCode == http.StatusUpgradeRequired { // what our own server says to a request that lost its headers
+			return &Error{Kind: ErrUnreachable, Message: "a proxy between here and the coordinator at " + c.join.URL + " passes no WebSockets on: have it keep the headers Upgrade and Connection"}
+		}
+		return c.notPicketBut(resp)
 	}
 	return problem(p, retryAfter(resp.Header))
 }

@@ -245,6 +245,7 @@ func TestUnreachableInWords(t *testing.T) {
 	}), conf.Clone(), "127.0.0.1:0")
 	notTLS, _ := listen(t, html, nil, "127.0.0.1:0")
 	gateway, _ := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) }), conf.Clone(), "127.0.0.1:0")
+	upgrade, _ := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUpgradeRequired) }), conf.Clone(), "127.0.0.1:0")
 	elsewhere, _ := listen(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a redirect was followed") }), conf.Clone(), "127.0.0.1:0")
 	redirect, _ := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, elsewhere, http.StatusFound)
@@ -268,16 +269,17 @@ func TestUnreachableInWords(t *testing.T) {
 		kind error
 		says string
 	}{
-		"nothing listens":         {"https://127.0.0.1:1", nil, ErrUnreachable, "connection refused"},
-		"no such name":            {"https://nowhere.invalid", failing(&net.DNSError{Err: "no such host", Name: "nowhere.invalid", IsNotFound: true}), ErrUnreachable, "nowhere.invalid is not found"},
-		"no route":                {"https://192.0.2.1", failing(syscall.ENETUNREACH), ErrUnreachable, "no route"},
-		"no answer":               {"https://" + silent.Addr().String(), nil, ErrUnreachable, "does not answer"},
-		"no TLS":                  {notTLS, nil, ErrUnreachable, "does not speak TLS"},
-		"TLS 1.2 only":            {tls12, nil, ErrUnreachable, "protocol version"},
-		"a web site":              {website, nil, ErrNotPicket, "no Picket coordinator"},
-		"an answer without end":   {large, nil, ErrNotPicket, "no Picket coordinator"},
-		"a redirect":              {redirect, nil, ErrNotPicket, "no Picket coordinator"},
-		"a proxy without backend": {gateway, nil, ErrUnreachable, "does not reach it"},
+		"nothing listens":                   {"https://127.0.0.1:1", nil, ErrUnreachable, "connection refused"},
+		"no such name":                      {"https://nowhere.invalid", failing(&net.DNSError{Err: "no such host", Name: "nowhere.invalid", IsNotFound: true}), ErrUnreachable, "nowhere.invalid is not found"},
+		"no route":                          {"https://192.0.2.1", failing(syscall.ENETUNREACH), ErrUnreachable, "no route"},
+		"no answer":                         {"https://" + silent.Addr().String(), nil, ErrUnreachable, "does not answer"},
+		"no TLS":                            {notTLS, nil, ErrUnreachable, "does not speak TLS"},
+		"TLS 1.2 only":                      {tls12, nil, ErrUnreachable, "allow TLS 1.3"},
+		"a web site":                        {website, nil, ErrNotPicket, "no Picket coordinator, but a web page"},
+		"an answer without end":             {large, nil, ErrNotPicket, "no Picket coordinator"},
+		"a redirect":                        {redirect, nil, ErrNotPicket, "no Picket coordinator, but a redirect"},
+		"a proxy that takes out WebSockets": {upgrade, nil, ErrUnreachable, "passes no WebSockets on"},
+		"a proxy without backend":           {gateway, nil, ErrUnreachable, "does not reach it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			timing := quick
@@ -287,6 +289,16 @@ func TestUnreachableInWords(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// TestNoRelay: where no relay is that is said.
+func TestNoRelay(t *testing.T) {
+	c := newCoord()
+	url, _ := listen(t, http.NotFoundHandler(), &tls.Config{Certificates: []tls.Certificate{c.self(t)}}, "127.0.0.1:0")
+	_, err := newClient(t, Config{Join: c.join(url), Timing: quick}).Relay(t.Context())
+	if !errors.Is(err, ErrNotPicket) || !strings.Contains(err.Error(), "there is no relay at "+url) {
+		t.Error(err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -88,6 +89,28 @@ func (c *Client) notPicket() error {
 	return &Error{Kind: ErrNotPicket, Message: "what answers at " + c.join.URL + " is no Picket coordinator: check the address and port of the join string"}
 }
 
+// isPage reports an answer for browsers.
+func isPage(resp *http.Response) bool {
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return kind == "text/html"
+}
+
+// notPicketBut is notPicket of an answer of which more can be told: networks that want guests to log in first answer everything with a page, or send
+// everybody to one.
+func (c *Client) notPicketBut(resp *http.Response) error {
+	what := ""
+	switch {
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		what = "a redirect to somewhere else"
+	case isPage(resp):
+		what = "a web page"
+	default:
+		return c.notPicket()
+	}
+	return &Error{Kind: ErrNotPicket, Message: "what answers at " + c.join.URL + " is no Picket coordinator, but " + what +
+		": if this network wants its guests to log in first, do so in a browser, else check the address and port of the join string"}
+}
+
 // connectError puts a failed request into words. An error of this package, out of the TLS handshake, stays as it is.
 func (c *Client) connectError(err error) error {
 	var own *Error
@@ -111,10 +134,12 @@ func (c *Client) reason(err error) string {
 		return "nothing listens there (connection refused): is the coordinator running, and is the port right?"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return "this machine has no route there: check its network"
+	case strings.Contains(err.Error(), "tls: protocol version not supported"):
+		return "it speaks no TLS 1.3: allow TLS 1.3 at the proxy in front of it (nginx: ssl_protocols TLSv1.3)"
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch), strings.Contains(err.Error(), "tls: received unexpected handshake message"):
-		return "it does not speak TLS: is the port right?"
+		return "it does not speak TLS: is the port right, and does nothing on the way answer in its place, such as a network that wants its guests to log in first?"
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
-		return "it does not answer: check that a firewall lets TCP through to it"
+		return "it does not answer: check that a firewall, or a proxy on the way, lets TCP through to it"
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.ErrUnexpectedEOF):
 		return "it closed the connection"
 	}

@@ -33,6 +33,8 @@ func (c *Client) Relay(ctx context.Context) (net.Conn, error) {
 			return c.Through(conn), nil
 		}
 		return conn, nil
+	case resp != nil && resp.StatusCode == http.StatusNotFound:
+		return nil, &Error{Kind: ErrNotPicket, Message: "there is no relay at " + c.join.URL + ": it is turned off (--relay=off), or a proxy in front does not pass " + protocol.PathRelay + " on"}
 	case resp != nil:
 		body, _ := io.ReadAll(resp.Body) // the library kept the first 1024 bytes
 		return nil, c.refusalOf(resp, body)

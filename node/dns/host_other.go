@@ -6,9 +6,9 @@ import "log/slog"
 
 // HostConfig says where the host's files and services are.
 type HostConfig struct {
-	Root, Bus string
-	Sure      bool
-	Logger    *slog.Logger
+	Root, Bus, State string
+	Sure             bool
+	Logger           *slog.Logger
 }
 
 // OpenHost makes a Host that changes nothing.

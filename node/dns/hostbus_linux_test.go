@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/godbus/dbus/v5"
@@ -203,6 +204,43 @@ func TestResolved(t *testing.T) {
 	conn.Close()
 	f, _ = startResolved(t, address) // it was started anew, and has forgotten
 	if st := h.Apply(wanted); st.Trouble != "" || len(f.settings().dns) != 1 {
+		t.Errorf("%+v %v", st, f.settings())
+	}
+}
+
+// TestPastResolved: where programs ask those whom systemd-resolved asks, the file is ours to write; where it cannot be written that is said.
+func TestPastResolved(t *testing.T) {
+	address := bus(t)
+	f, _ := startResolved(t, address)
+	h, dir := busHost(t, address, "")
+	uplinks := filepath.Join(dir, "run/systemd/resolve/resolv.conf")
+	if err := os.MkdirAll(filepath.Dir(uplinks), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, uplinks, "nameserver 192.0.2.1\n")
+	if err := os.Symlink("../run/systemd/resolve/resolv.conf", filepath.Join(dir, resolvPath)); err != nil {
+		t.Fatal(err)
+	}
+	before := trace(t, filepath.Join(dir, "etc"))
+	if st := h.Apply(wanted); st.Mode != "file" || st.Trouble != "" || len(f.took()) > 0 {
+		t.Errorf("%+v", st)
+	}
+	if u := h.Upstreams(); len(u) != 1 || u[0].Addr() != netip.MustParseAddr("192.0.2.1") {
+		t.Errorf("asked otherwise: %v", u)
+	}
+	if err := h.Restore(); err != nil || trace(t, filepath.Join(dir, "etc")) != before {
+		t.Errorf("%v\n%s", err, trace(t, filepath.Join(dir, "etc")))
+	}
+	etc := filepath.Join(dir, "etc")
+	if err := syscall.Mount(etc, etc, "", syscall.MS_BIND, ""); err != nil {
+		t.Skipf("needs to mount: %v", err)
+	}
+	defer syscall.Unmount(etc, syscall.MNT_DETACH)
+	if err := syscall.Mount("", etc, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Skipf("needs to mount: %v", err)
+	}
+	st := h.Apply(wanted)
+	if st.Mode != "systemd-resolved" || !strings.Contains(st.Trouble, "stub-resolv.conf") || len(f.settings().dns) != 1 {
 		t.Errorf("%+v %v", st, f.settings())
 	}
 }

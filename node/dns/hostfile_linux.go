@@ -43,7 +43,7 @@ func (f *fileMode) apply(s HostSettings) HostState {
 	}
 	if f.written == nil {
 		if err := f.keep(); err != nil {
-			return HostState{Trouble: fmt.Sprintf("%s cannot be kept for later, so it is left as it is: %v", resolvPath, err)}
+			return HostState{Trouble: resolvPath + " cannot be kept for later, so it is left as it is: " + reason(err)}
 		}
 	} else if !bytes.Equal(now, f.written) {
 		f.beaten = true
@@ -55,7 +55,10 @@ func (f *fileMode) apply(s HostSettings) HostState {
 	text := f.render(s)
 	if !bytes.Equal(text, now) {
 		if err := replace(path, text); err != nil {
-			return HostState{Trouble: fmt.Sprintf("%s cannot be written: %v", resolvPath, err)}
+			if f.written == nil { // nothing of it was changed: there is nothing to put back
+				err = errors.Join(err, f.forget())
+			}
+			return HostState{Trouble: resolvPath + " cannot be written: " + reason(err)}
 		}
 	}
 	f.written = text
@@ -66,26 +69,44 @@ func (f *fileMode) apply(s HostSettings) HostState {
 	return st
 }
 
+// places are where what was there before may be kept, the usual first.
+func (f *fileMode) places() []string {
+	all := []string{f.host.path(beforePath), f.host.path(keptPath)}
+	if f.host.State != "" {
+		if p := f.host.path(filepath.Join(f.host.State, filepath.Base(keptPath))); p != all[1] {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
 // before is where what was there before is kept; "" when there was nothing.
 func (f *fileMode) before() string {
-	for _, p := range []string{beforePath, keptPath} {
-		if _, err := os.Lstat(f.host.path(p)); err == nil {
-			return f.host.path(p)
+	for _, p := range f.places() {
+		if _, err := os.Lstat(p); err == nil {
+			return p
 		}
 	}
 	return ""
 }
 
+// reason is why a file cannot be changed, and what to do.
+func reason(err error) string {
+	without := "; picket up --dns=off leaves names alone"
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return "it is on a read-only file system: have it made writable, or point a nameserver line at " + Listen.Addr().String() + without
+	case errors.Is(err, fs.ErrPermission):
+		return "operation not permitted: it may be immutable (lsattr shows an i): chattr -i, or point a nameserver line at " + Listen.Addr().String() + without
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
+
 // keep puts what is there now aside. It is there afterwards as well, until it is replaced: no program finds none.
 func (f *fileMode) keep() error {
-	path, before, kept := f.host.path(resolvPath), f.host.path(beforePath), f.host.path(keptPath)
-	for _, old := range []string{before, kept} {
-		if _, err := os.Lstat(old); err != nil {
-			continue // there is none
-		}
-		if err := os.Remove(old); err != nil {
-			return err
-		}
+	path, before := f.host.path(resolvPath), f.host.path(beforePath)
+	if err := f.forget(); err != nil {
+		return err
 	}
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -95,14 +116,41 @@ func (f *fileMode) keep() error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission) && !isMount(path):
-		return copyFile(path, kept)
+		return f.copyKept(path)
 	case isMount(path):
 		if err = copyFile(path, before); errors.Is(err, syscall.EROFS) {
-			err = copyFile(path, kept)
+			err = f.copyKept(path)
 		}
 		return err
 	}
 	return copyNode(path, before)
+}
+
+// forget removes what was put aside.
+func (f *fileMode) forget() error {
+	for _, old := range f.places() {
+		if _, err := os.Lstat(old); err != nil {
+			continue // there is none
+		}
+		if err := os.Remove(old); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyKept copies to where services keep things; where there is no such place, as in containers, to the agent's own.
+func (f *fileMode) copyKept(path string) error {
+	var err error
+	for _, kept := range f.places()[1:] {
+		if err = os.MkdirAll(filepath.Dir(kept), 0o700); err == nil {
+			err = copyFile(path, kept)
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // render is the text of our file: the host's own options and search domains go on.

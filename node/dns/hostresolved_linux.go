@@ -16,6 +16,7 @@ import (
 // that nothing of an agent that was killed stays.
 type resolved struct {
 	host  *linuxHost
+	past  bool // programs do not ask resolved, and that cannot be changed from here
 	link  int32
 	last  HostSettings
 	owner string // which resolved was told
@@ -40,6 +41,10 @@ type linkDomain struct {
 
 func (r *resolved) apply(s HostSettings) HostState {
 	st := HostState{Changed: []string{"systemd-resolved's settings of the interface " + s.Interface}}
+	if r.past {
+		st.Trouble = "/etc/resolv.conf leads programs past systemd-resolved, so names of peers may not be found: ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf, " +
+			"then picket down and picket up, set that right"
+	}
 	c, err := r.host.bus()
 	if err != nil {
 		return HostState{Trouble: fmt.Sprintf("systemd-resolved is not reached: %v", err)}

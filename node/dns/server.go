@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	mdns "github.com/miekg/dns"
@@ -28,22 +29,33 @@ type server struct {
 	resolver *Resolver
 	log      *slog.Logger
 	udp      net.PacketConn
-	tcp      net.Listener
+	tcp      net.Listener // nil where another program has that port at every address
 }
 
-// listen opens the sockets of a server; its Run closes them.
+// listen opens the sockets of a server; its Run closes them. Where another program has the port at every address, as dnsmasq does unless told
+// otherwise, the system leaves us UDP only, which is what clients ask by; tcp is nil then.
 func listen(ctx context.Context, address string, r *Resolver, logger *slog.Logger) (*server, error) {
 	var lc net.ListenConfig
 	udp, err := lc.ListenPacket(ctx, "udp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		if udp, err := listenBeside(ctx, address); err == nil {
+			return &server{r, logger, udp, nil}, nil
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("the resolver cannot answer on %s: another program does, another agent perhaps: %w", address, err)
+		return nil, cannotAnswer(address, err)
 	}
 	tcp, err := lc.Listen(ctx, "tcp", udp.LocalAddr().String())
 	if err != nil {
 		udp.Close()
-		return nil, fmt.Errorf("the resolver cannot answer on %s: another program does, another agent perhaps: %w", address, err)
+		return nil, cannotAnswer(address, err)
 	}
 	return &server{r, logger, udp, tcp}, nil
+}
+
+func cannotAnswer(address string, err error) error {
+	return fmt.Errorf("the resolver cannot answer on %s: another program does, another agent perhaps (one that answers at every address must leave this one out: "+
+		"bind-dynamic in /etc/dnsmasq.conf): %w", address, err)
 }
 
 // Run answers until ctx ends, then closes the sockets and waits for whoever is being answered; nil on cancellation.
@@ -52,13 +64,17 @@ func (s *server) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.close() })
 	defer stop()
 	g.Go(func() error { return s.runUDP(ctx) })
-	g.Go(func() error { return s.runTCP(ctx) })
+	if s.tcp != nil {
+		g.Go(func() error { return s.runTCP(ctx) })
+	}
 	return g.Wait()
 }
 
 func (s *server) close() {
 	s.udp.Close()
-	s.tcp.Close()
+	if s.tcp != nil {
+		s.tcp.Close()
+	}
 }
 
 func (s *server) runUDP(ctx context.Context) error {

@@ -35,6 +35,7 @@ type Wanted struct {
 type Status struct {
 	On       bool
 	Listen   netip.AddrPort // zero when programs of the host are not answered
+	UDPOnly  bool           // another program has the TCP port at every address
 	Domain   string
 	Host     HostState
 	Upstream []string         // who is asked about all names that nothing else is said of
@@ -61,8 +62,9 @@ type Service struct {
 
 // serving is a server that runs.
 type serving struct {
-	stop context.CancelFunc
-	done chan struct{}
+	stop    context.CancelFunc
+	done    chan struct{}
+	udpOnly bool
 }
 
 // tendEvery is how often the host is looked at.
@@ -147,7 +149,7 @@ func (s *Service) tend(ctx context.Context, changed bool) {
 	if s.Listen.IsValid() {
 		if st.Trouble = s.serve(ctx); st.Trouble == "" {
 			k := s.resolver.state.Load()
-			st.Listen, s.applied = s.Listen, true
+			st.Listen, st.UDPOnly, s.applied = s.Listen, s.serving.udpOnly, true
 			st.Host = s.Host.Apply(k.hostSettings(w.Interface))
 			s.resolver.SetHost(s.Host.Upstreams()) // known only now, where something stands in their place
 			if changed {
@@ -176,7 +178,7 @@ func (s *Service) serve(ctx context.Context) string {
 		return err.Error()
 	}
 	sctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // off ends it, after the host was taken back
-	r := &serving{stop, make(chan struct{})}
+	r := &serving{stop, make(chan struct{}), server.tcp == nil}
 	go func() {
 		defer close(r.done)
 		if err := server.Run(sctx); err != nil {

@@ -6,6 +6,7 @@ type DNS struct {
 	Off      bool       `json:"off,omitempty"`      // the user said so
 	Domain   string     `json:"domain,omitempty"`   // nodes are called NAME.Domain
 	Listen   string     `json:"listen,omitempty"`   // where programs of the host are answered; empty: nowhere
+	UDPOnly  bool       `json:"udpOnly,omitempty"`  // another program has TCP port 53 at every address
 	Mode     string     `json:"mode,omitempty"`     // systemd-resolved, networkmanager, resolvconf, file or none
 	Why      string     `json:"why,omitempty"`      // that mode
 	Changed  []string   `json:"changed,omitempty"`  // on the host, in words

@@ -16,6 +16,15 @@ type Netcheck struct {
 	Reflectors  []NetcheckReflector `json:"reflectors"` // as far as they could be asked
 	Relays      []NetcheckRelay     `json:"relays"`     // to which there is a connection, or is to be one, by name
 	Told        []netip.AddrPort    `json:"told"`       // where peers are told to find this node
+	// Coordinator is set by a check before joining: what is said of the tunnel's port is then said of one opened for the check.
+	Coordinator *NetcheckCoordinator `json:"coordinator,omitempty"`
+}
+
+// NetcheckCoordinator is how a coordinator answers who has not joined.
+type NetcheckCoordinator struct {
+	URL     string        `json:"url"`
+	Latency time.Duration `json:"latency"` // of one request, connecting included
+	Problem string        `json:"problem,omitempty"`
 }
 
 // NetcheckRelay is how the connection to one relay stands.
