@@ -316,8 +316,10 @@ func (o overlayNetwork) Resolve(name string) (netip.Addr, error) {
 	return p.Addresses[0], nil
 }
 
+// Overlay leaves this node's own addresses out: what is sent there comes out at this host's services.
 func (o overlayNetwork) Overlay(a netip.Addr) bool {
-	return slices.ContainsFunc(o.n.view.Load().held.content.Network.Overlay, func(p netip.Prefix) bool { return p.Contains(a) })
+	c := o.n.view.Load().held.content
+	return !slices.Contains(c.Self.Addresses, a) && slices.ContainsFunc(c.Network.Overlay, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 func (o overlayNetwork) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {

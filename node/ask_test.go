@@ -86,6 +86,9 @@ func TestProxyResolve(t *testing.T) {
 		if network.Overlay(netip.MustParseAddr("127.0.0.1")) || !network.Overlay(netip.MustParseAddr("100.64.0.9")) {
 			t.Error("what is the overlay's is judged wrong")
 		}
+		if network.Overlay(netip.MustParseAddr("100.64.0.1")) {
+			t.Error("this node's own address leads to this host's services")
+		}
 	})
 }
 

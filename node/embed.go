@@ -83,9 +83,25 @@ func parseAim(network, address string) (d aim, err error) {
 	return aim{peer: host, port: uint16(port), proto: proto, version: v}, nil
 }
 
-// WhoIs is the peer that has an address, by the map in force. Whoever that map does not name, or names but refuses, is nobody.
-func (p Program) WhoIs(a netip.Addr) (protocol.Peer, error) {
-	return p.api.n.view.Load().whoIs(a.Unmap())
+// WhoIs is the peer that has an address, by the map in force. Whoever that map does not name, or names but refuses, is nobody. With a port, of
+// the far end of connections that the program has accepted, it is nobody unless it opened them all: an address may have gone to another since.
+func (p Program) WhoIs(at netip.AddrPort) (protocol.Peer, error) {
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	v := p.api.n.view.Load()
+	peer, err := v.whoIs(at.Addr())
+	if err != nil {
+		return peer, err
+	}
+	// The filter may be ahead of this view: then it lets the next holder in already.
+	if node, ok := v.overlay.NodeAt(at.Addr()); !ok || node != peer.Node {
+		return protocol.Peer{}, fmt.Errorf("the address %s is changing hands", at.Addr())
+	}
+	for _, node := range p.api.n.config.Listeners.Callers(at) {
+		if node != string(peer.Node) {
+			return protocol.Peer{}, fmt.Errorf("the address %s is another peer's than when it called: close the connection", at.Addr())
+		}
+	}
+	return peer, nil
 }
 
 func (v *view) whoIs(a netip.Addr) (none protocol.Peer, err error) {

@@ -59,7 +59,7 @@ func TestWhoIs(t *testing.T) {
 		w, p := newProgram(t)
 		is := func(when, addr, want string) {
 			t.Helper()
-			peer, err := p.WhoIs(netip.MustParseAddr(addr))
+			peer, err := p.WhoIs(netip.AddrPortFrom(netip.MustParseAddr(addr), 0))
 			if (err == nil) != (want != "") || peer.Name != want {
 				t.Errorf("%s: %s is %q (%v), want %q", when, addr, peer.Name, err, want)
 			}
@@ -72,7 +72,7 @@ func TestWhoIs(t *testing.T) {
 		is("mapped into IPv6", "::ffff:100.64.0.3", "b")
 		is("nobody's", "100.64.0.4", "")
 		is("its own", "100.64.0.1", "")
-		if _, err := p.WhoIs(netip.MustParseAddr("10.9.0.7")); err == nil || !strings.Contains(err.Error(), "behind the peer b") {
+		if _, err := p.WhoIs(netip.MustParseAddrPort("10.9.0.7:4000")); err == nil || !strings.Contains(err.Error(), "behind the peer b") {
 			t.Errorf("behind a router: %v", err)
 		}
 		w.send(w.signed(6, content(newPeer("a", "100.64.0.2").entry(), b)))
@@ -92,6 +92,53 @@ func TestWhoIs(t *testing.T) {
 			t.Errorf("what stands against it: %q", s)
 		}
 	})
+}
+
+// TestWhoIs_addressChangesHands: what one node has sent is never taken for another's, who has its address now.
+func TestWhoIs_addressChangesHands(t *testing.T) {
+	listeners := userspace.NewListeners(nil)
+	at, err := listeners.Listen("tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := openTest(t, "b", "100.64.0.2", listeners)
+	first, next := openTest(t, "a", "100.64.0.1", userspace.NewListeners(nil)), openTest(t, "c", "100.64.0.1", userspace.NewListeners(nil))
+	meet(t, first, server)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	c, err := first.Dial(ctx, netip.MustParseAddrPort("100.64.0.2:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	near, err := at.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	n := &Node{config: Config{Listeners: listeners}}
+	publish := func(node acl.NodeID) {
+		peer := protocol.Peer{Name: string(node), Subject: acl.Subject{Node: node, Addresses: addrs("100.64.0.1")}}
+		n.view.Store(&view{state: localapi.StateRunning, overlay: server, held: held{content: protocol.Content{Peers: []protocol.Peer{peer}}}})
+	}
+	from := addrPort(near.RemoteAddr())
+	is := func(when string, at netip.AddrPort, want string) {
+		t.Helper()
+		peer, err := n.Program(ctx).WhoIs(at)
+		if (err == nil) != (want != "") || peer.Name != want {
+			t.Errorf("%s: %s is %q (%v), want %q", when, at, peer.Name, err, want)
+		}
+	}
+	publish("a")
+	is("at first", from, "a")
+	meet(t, next, server)
+	is("while the filter is ahead of what is published", from, "")
+	publish("c")
+	is("while a's connection is not closed", from, "")
+	is("the address alone", netip.AddrPortFrom(from.Addr(), 0), "c")
+	is("another port", netip.AddrPortFrom(from.Addr(), from.Port()^1), "c")
+	near.Close()
+	is("when it is", from, "c")
 }
 
 // TestProgramDials reaches peers only, by name or address, and says what the policy refuses.

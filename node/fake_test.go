@@ -107,7 +107,8 @@ func (o *fakeOverlay) Apply(s wgtun.State) (wgtun.Applied, error) {
 	o.traffic.Swap(&filter.Policy{Generation: s.Generation, Self: s.Self, Rules: s.Rules, NotAfter: s.NotAfter})
 	return wgtun.Applied{Cut: cut}, nil
 }
-func (o *fakeOverlay) Save() []byte { return o.saved }
+func (o *fakeOverlay) NodeAt(a netip.Addr) (acl.NodeID, bool) { return o.traffic.NodeAt(a) }
+func (o *fakeOverlay) Save() []byte                           { return o.saved }
 func (o *fakeOverlay) Restore(b []byte, ago time.Duration) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

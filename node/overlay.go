@@ -61,6 +61,8 @@ type overlay interface {
 
 // traffic shows what crosses the filter; it waits for nothing.
 type traffic interface {
+	// NodeAt is the peer whose an address is by the rules that the filter has in force.
+	NodeAt(netip.Addr) (acl.NodeID, bool)
 	Recent(limit int, want func(*filter.Flow) bool) filter.Recent
 	Denials(after uint64) filter.Denials
 	Watch(*filter.Tap) (stop func())

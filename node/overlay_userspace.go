@@ -44,7 +44,10 @@ func (o *userspaceOverlay) Run(ctx context.Context) error {
 	g.Go(func() error { return o.Tunnel.Run(ctx) })
 	g.Go(func() error {
 		if o.listeners != nil {
-			return o.stack.Serve(ctx, o.listeners)
+			return o.stack.Serve(ctx, o.listeners, func(a netip.Addr) string {
+				node, _ := o.NodeAt(a)
+				return string(node)
+			})
 		}
 		return o.stack.ForwardInbound(ctx, o.inbound.dial)
 	})

@@ -194,7 +194,7 @@ type Caller struct {
 
 // WhoIs names who is at the other end: remote is the RemoteAddr of a connection or of an http.Request, HOST:PORT, or an overlay address alone. It
 // goes by the map in force, and fails for whoever that does not name: when somebody was removed, when no map is in force, when the address is the
-// node's own. It fails for addresses behind a subnet router, too, since nobody vouches for who is there.
+// node's own, and when it has gone to another node since an accepted connection from HOST:PORT, not closed yet, was opened. It fails for addresses behind a subnet router, too, since nobody vouches for who is there.
 func (n *Node) WhoIs(remote string) (Caller, error) {
 	c, err := n.whoIs(remote)
 	if err != nil {
@@ -207,14 +207,14 @@ func (n *Node) whoIs(remote string) (Caller, error) {
 	if err := n.gone(); err != nil {
 		return Caller{}, err
 	}
-	addr, err := netip.ParseAddr(remote)
-	if at, portErr := netip.ParseAddrPort(remote); portErr == nil {
-		addr, err = at.Addr(), nil
+	at, err := netip.ParseAddrPort(remote)
+	if addr, addrErr := netip.ParseAddr(remote); addrErr == nil {
+		at, err = netip.AddrPortFrom(addr, 0), nil
 	}
 	if err != nil {
 		return Caller{}, errors.New("that is neither an address nor HOST:PORT with one")
 	}
-	p, err := n.program.WhoIs(addr)
+	p, err := n.program.WhoIs(at)
 	if err != nil {
 		return Caller{}, err
 	}

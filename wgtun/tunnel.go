@@ -258,6 +258,9 @@ func (t *Tunnel) Recent(limit int, want func(*filter.Flow) bool) filter.Recent {
 	return t.filter.Recent(limit, want)
 }
 
+// NodeAt is the peer whose an address is by the rules that the filter has in force, its own or by a route.
+func (t *Tunnel) NodeAt(a netip.Addr) (acl.NodeID, bool) { return t.filter.NodeAt(a) }
+
 // Denials returns the records of refused packets added to since the one numbered after; 0 asks for all.
 func (t *Tunnel) Denials(after uint64) filter.Denials { return t.filter.Denials(after) }
 

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
+	"time"
 )
 
 const (
@@ -51,7 +53,7 @@ func (g *Gate) ServeTCP(ctx context.Context, l net.Listener) error {
 	defer stop()
 	mine, of := make(chan struct{}, maxGateConns), clients{most: g.PerClient}
 	for {
-		c, err := l.Accept()
+		c, err := accept(ctx, l)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -68,6 +70,27 @@ func (g *Gate) ServeTCP(ctx context.Context, l net.Listener) error {
 			defer free()
 			g.one(ctx, c)
 		})
+	}
+}
+
+// acceptAgain is how long a listener waits when the system had nothing to give.
+const acceptAgain = 50 * time.Millisecond
+
+// accept waits for a connection. What passes by itself ends no listener: else who has this process run out of descriptors ends the agent.
+func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
+	for {
+		c, err := l.Accept()
+		switch {
+		case errors.Is(err, syscall.ECONNABORTED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EMFILE),
+			errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+		default:
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(acceptAgain):
+		}
 	}
 }
 

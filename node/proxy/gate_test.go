@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -247,4 +250,66 @@ func TestGate_leadsNoPeersDatagrams(t *testing.T) {
 	if len(far.dialed) != 1 {
 		t.Errorf("dialled for %v", far.dialed)
 	}
+}
+
+// shortListener has no descriptor to give at first.
+type shortListener struct {
+	net.Listener
+	errs []error
+}
+
+func (l *shortListener) Accept() (net.Conn, error) {
+	if len(l.errs) > 0 {
+		err := l.errs[0]
+		l.errs = l.errs[1:]
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", err)}
+	}
+	return l.Listener.Accept()
+}
+
+// TestListeners_outliveAShortage: peers and local programs may have this process run out of descriptors; that must not end what they use, nor the agent.
+func TestListeners_outliveAShortage(t *testing.T) {
+	shortage := []error{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED}
+	for name, serve := range map[string]func(context.Context, net.Listener) error{
+		"a proxy": NewSOCKS5(&fakeNetwork{}, slog.New(slog.DiscardHandler)).Serve,
+		"a gate":  (&Gate{Budget: NewBudget(), Dial: refuseAll, Opened: func(_, _ netip.AddrPort, _ error) {}}).ServeTCP,
+	} {
+		inner, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := newDone()
+		go func() { done <- serve(ctx, &shortListener{inner, shortage}) }()
+		c, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = c.Write([]byte{0, 0}) // no SOCKS5: either answers by an end
+		if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s answers nobody any more", name)
+		}
+		c.Close()
+		select {
+		case err := <-done:
+			t.Errorf("%s ended: %v", name, err)
+		default:
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		cancel()
+		inner.Close()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := accept(ctx, &shortListener{nil, shortage}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled while there was nothing to give: %v", err)
+	}
+}
+
+func refuseAll(context.Context, netip.AddrPort) (net.Conn, error) {
+	return nil, errors.New("the test has no peers")
 }

@@ -20,7 +20,7 @@ import (
 type Network interface {
 	// Resolve returns the overlay address of a peer's name, or err that says in words why there is none.
 	Resolve(name string) (netip.Addr, error)
-	// Overlay reports whether a is inside the overlay.
+	// Overlay reports whether a is inside the overlay, and none of this node's own addresses.
 	Overlay(a netip.Addr) bool
 	// Dial opens a TCP connection to an overlay address.
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
@@ -89,7 +89,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	slots := make(chan struct{}, maxConns)
 	for {
-		c, err := l.Accept()
+		c, err := accept(ctx, l)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil

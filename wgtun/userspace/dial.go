@@ -12,11 +12,15 @@ import (
 )
 
 // Dial opens "tcp" or "udp" to an overlay address. A refusal by the filter surfaces at once: for TCP as the error of Dial, for
-// UDP as the error of the next Read or Write; errors.Is matches syscall.ECONNREFUSED.
+// UDP as the error of the next Read or Write; errors.Is matches syscall.ECONNREFUSED. The stack's own addresses are refused: past them
+// lies what ForwardInbound reaches, and the filter sees nothing of it.
 // The TCP connection has CloseWrite and SetLinger.
 func (s *Stack) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	if !to.IsValid() || to.Addr().Is4In6() || to.Addr().Zone() != "" {
 		return nil, fmt.Errorf("dial %s %s: not an overlay address", network, to)
+	}
+	if remote := fullAddress(to); s.ip.CheckLocalAddress(0, networkOf(remote.Addr), remote.Addr) != 0 { // of a given NIC it holds every IPv4 address for local
+		return nil, fmt.Errorf("dial %s %s: that is this node itself", network, to)
 	}
 	switch network {
 	case "tcp":

@@ -33,9 +33,10 @@ type Listeners struct {
 	own   func(netip.Addr) bool
 	stack atomic.Pointer[Stack] // that serves them; nil for none
 
-	mu     sync.Mutex                       // guards what follows
-	open   map[string]map[uint16][]receiver // by transport, "tcp" or "udp", and port
-	closed bool
+	mu      sync.Mutex                               // guards what follows
+	open    map[string]map[uint16][]receiver         // by transport, "tcp" or "udp", and port
+	callers map[netip.AddrPort]map[*waiting]struct{} // connections that are not closed yet, by their far end
+	closed  bool
 }
 
 // receiver is who holds a port.
@@ -46,17 +47,18 @@ type receiver interface {
 
 // NewListeners returns none that are open. own tells this node's overlay addresses, which one may listen at.
 func NewListeners(own func(netip.Addr) bool) *Listeners {
-	return &Listeners{own: own, open: map[string]map[uint16][]receiver{"tcp": {}, "udp": {}}}
+	return &Listeners{own: own, open: map[string]map[uint16][]receiver{"tcp": {}, "udp": {}}, callers: make(map[netip.AddrPort]map[*waiting]struct{})}
 }
 
 // Serve hands inbound connections and datagrams to the listeners until ctx ends; then every connection is reset and nil returned. A port that
-// none of them holds is refused to the peer as a kernel would. Nothing of this host is reached. Only one call of this or ForwardInbound may run at a time.
-func (s *Stack) Serve(ctx context.Context, l *Listeners) error {
+// none of them holds is refused to the peer as a kernel would. Nothing of this host is reached. holder names whose an address is now, for Callers.
+// Only one call of this or ForwardInbound may run at a time.
+func (s *Stack) Serve(ctx context.Context, l *Listeners, holder func(netip.Addr) string) error {
 	if !l.stack.CompareAndSwap(nil, s) {
 		return errors.New("serve listeners: another stack serves them")
 	}
 	defer l.stack.Store(nil)
-	return s.forward(ctx, l)
+	return s.forward(ctx, program{l, holder})
 }
 
 // Listen takes connections to a port. network is "tcp", "tcp4" or "tcp6"; address is HOST:PORT, with a HOST that is empty or unspecified for
@@ -126,6 +128,42 @@ func (l *Listeners) Close() {
 	}
 }
 
+// program is the destination that hands peers to a program's listeners.
+type program struct {
+	*Listeners
+	holder func(netip.Addr) string
+}
+
+// note remembers a connection until forgetCaller.
+func (l *Listeners) note(w *waiting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.callers[w.from] == nil {
+		l.callers[w.from] = make(map[*waiting]struct{})
+	}
+	l.callers[w.from][w] = struct{}{}
+}
+
+func (l *Listeners) forgetCaller(w *waiting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if delete(l.callers[w.from], w); len(l.callers[w.from]) == 0 {
+		delete(l.callers, w.from)
+	}
+}
+
+// Callers are those who had an address when they opened the connections from it that are not closed yet; connections that have ended and still
+// hold what came before that are among them.
+func (l *Listeners) Callers(from netip.AddrPort) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []string
+	for w := range l.callers[from] {
+		all = append(all, w.holder)
+	}
+	return all
+}
+
 // forget takes a place back.
 func (l *Listeners) forget(transport string, r receiver) {
 	l.mu.Lock()
@@ -147,6 +185,12 @@ func (l *Listeners) find(transport string, to netip.AddrPort) receiver {
 		}
 	}
 	return nil
+}
+
+// remoteOf is the far end of an inbound flow.
+func remoteOf(id stack.TransportEndpointID) netip.AddrPort {
+	addr, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	return netip.AddrPortFrom(addr, id.RemotePort)
 }
 
 // localOf is the own end of an inbound flow.

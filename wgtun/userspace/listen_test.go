@@ -23,11 +23,14 @@ func serving(t *testing.T, b *Stack) *Listeners {
 	return l
 }
 
+// holder has each address be its own.
+func holder(a netip.Addr) string { return a.String() }
+
 func serveUntil(t *testing.T, b *Stack, l *Listeners) (end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- b.Serve(ctx, l) }()
+	go func() { done <- b.Serve(ctx, l, holder) }()
 	for b.inbound.Load() == nil {
 		time.Sleep(time.Millisecond)
 	}
@@ -249,9 +252,18 @@ func TestOpenConnectionsAreCounted(t *testing.T) {
 	if held() != 1 {
 		t.Errorf("%d open connections, want 1", held())
 	}
+	from := addrPortOf(near.RemoteAddr())
+	if got := l.Callers(from); !slices.Equal(got, []string{a4.String()}) {
+		t.Errorf("the callers are %v", got)
+	}
 	near.Close()
 	eventually(t, "a connection that was closed counts no longer", func() bool { return held() == 0 })
+	if len(l.callers) > 0 {
+		t.Error("its caller is still noted")
+	}
 }
+
+func addrPortOf(a net.Addr) netip.AddrPort { return a.(*net.TCPAddr).AddrPort() }
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -33,8 +34,8 @@ type listener struct {
 
 var errRefused = errors.New("nobody takes it")
 
-func (l *Listeners) openTCP(_ *forwarder, id stack.TransportEndpointID) (taker, error) {
-	r, ok := l.find("tcp", localOf(id)).(*listener)
+func (p program) openTCP(_ *forwarder, id stack.TransportEndpointID) (taker, error) {
+	r, ok := p.find("tcp", localOf(id)).(*listener)
 	if !ok {
 		return nil, errRefused
 	}
@@ -43,7 +44,9 @@ func (l *Listeners) openTCP(_ *forwarder, id stack.TransportEndpointID) (taker, 
 	if r.ended || !r.waiting.take(id.RemoteAddress) {
 		return nil, errRefused
 	}
-	return &waiting{r, id.RemoteAddress}, nil
+	from := remoteOf(id)
+	// Before the handshake is answered: it cannot be finished by whoever has the address later, whose flow it is not.
+	return &waiting{at: r, peer: id.RemoteAddress, from: from, holder: p.holder(from.Addr())}, nil
 }
 
 // accepted is a connection that waits for Accept.
@@ -54,8 +57,10 @@ type accepted struct {
 
 // waiting is a connection's part of a listener's backlog.
 type waiting struct {
-	at   *listener
-	peer tcpip.Address
+	at     *listener
+	peer   tcpip.Address
+	from   netip.AddrPort
+	holder string // of the address, when it called
 }
 
 // abandon gives the part back.
@@ -76,6 +81,8 @@ func (w *waiting) refuse(c *tcpConn) {
 // to close all the same.
 func (w *waiting) carry(ctx context.Context, c *tcpConn) {
 	keepAlive(c.ep)
+	w.at.owner.note(w)
+	c.onClose = func() { w.at.owner.forgetCaller(w) }
 	w.at.mu.Lock()
 	ended := w.at.ended
 	if !ended {

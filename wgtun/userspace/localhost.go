@@ -48,8 +48,9 @@ func (s service) abandon() { reset(s.Conn) }
 
 // carry copies both ways until both ends have finished, one has failed, or ctx ends. An end that closes its writing half
 // closes it on the other side only; an end that fails takes the other with it by a reset, so that nobody takes a cut
-// connection for a finished one.
+// connection for a finished one. A peer that vanished is noticed here alone: the service's own keepalives do not leave this host.
 func (s service) carry(ctx context.Context, remote *tcpConn) {
+	keepAlive(remote.ep)
 	defer remote.Close()
 	defer s.Close()
 	abort := func() {

@@ -11,11 +11,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 func TestNewRefusesAnImpossibleMTU(t *testing.T) {
@@ -151,6 +154,34 @@ func TestDialRefusesBadArguments(t *testing.T) {
 	}
 }
 
+// What is dialled at the own address would come out at this host's services, past the filter.
+func TestDialIsNoWayToThisHost(t *testing.T) {
+	s := newStack(t, a4, a6)
+	t.Cleanup(func() { s.Device().Close() })
+	reached := make(chan string, 4)
+	forwardBy(t, s, func(_ context.Context, network string, _ netip.AddrPort, _ uint16) (net.Conn, error) {
+		reached <- network
+		return nil, errors.New("the test has no services")
+	})
+	for _, network := range []string{"tcp", "udp"} {
+		for _, own := range []netip.Addr{a4, a6} {
+			c, err := s.Dial(within(t), network, netip.AddrPortFrom(own, 80))
+			if err == nil {
+				_, _ = c.Write([]byte("x"))
+				c.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), "this node itself") {
+				t.Errorf("%s to %s: %v", network, own, err)
+			}
+		}
+	}
+	select {
+	case network := <-reached:
+		t.Errorf("this host was reached by %s", network)
+	default:
+	}
+}
+
 func TestDialEndsWithItsContext(t *testing.T) {
 	a, _, c := newPair(t)
 	c.onWire = func([]byte) ([]byte, bool) { return nil, false }
@@ -266,6 +297,43 @@ func TestForwardPassesAResetOn(t *testing.T) {
 	_, _ = conn.Write([]byte{1})
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a reset service reads as %v, want connection reset", err)
+	}
+}
+
+// Who vanished without a word holds neither a place nor a connection to the service for good.
+func TestForwardNoticesAVanishedPeer(t *testing.T) {
+	a, b, c := newPair(t)
+	came, ended := make(chan net.Conn, 1), make(chan error, 1)
+	port := serve(t, func(c net.Conn) {
+		came <- c
+		_, err := c.Read(make([]byte, 1))
+		ended <- err
+	})
+	forward(t, b)
+	far := dialTo(t, a, "tcp", netip.AddrPortFrom(b4, port))
+	service := <-came
+	defer service.Close()
+	from := far.LocalAddr().(*net.TCPAddr).AddrPort()
+	id := stack.TransportEndpointID{
+		LocalAddress: fullAddress(netip.AddrPortFrom(b4, port)).Addr, LocalPort: port, RemoteAddress: fullAddress(from).Addr, RemotePort: from.Port(),
+	}
+	ep, ok := b.ip.FindTransportEndpoint(header.IPv4ProtocolNumber, header.TCPProtocolNumber, id, nicID).(tcpip.Endpoint)
+	if !ok {
+		t.Fatal("the connection is not there")
+	}
+	eventually(t, "it asks whether the peer is there", ep.SocketOptions().GetKeepAlive)
+	c.mu.Lock()
+	c.onWire = func([]byte) ([]byte, bool) { return nil, false }
+	c.mu.Unlock()
+	short, interval := tcpip.KeepaliveIdleOption(10*time.Millisecond), tcpip.KeepaliveIntervalOption(10*time.Millisecond)
+	_, _ = ep.SetSockOpt(&interval), ep.SetSockOpt(&short)
+	select {
+	case err := <-ended:
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("to the service it reads as %v, want a reset", err)
+		}
+	case <-within(t).Done():
+		t.Error("the service was not told")
 	}
 }
 

@@ -17,6 +17,7 @@ type tcpConn struct {
 
 	closing sync.Once
 	closed  chan struct{} // by Close
+	onClose func()        // nil for nothing
 }
 
 func newTCPConn(queue *waiter.Queue, ep tcpip.Endpoint) *tcpConn {
@@ -58,6 +59,9 @@ func (c *tcpConn) Close() error {
 		close(c.closed)
 		_ = c.SetDeadline(time.Unix(1, 0))
 		c.ep.Close()
+		if c.onClose != nil {
+			c.onClose()
+		}
 	})
 	return nil
 }
