@@ -57,6 +57,7 @@ func (n *Node) noteMove(ctx context.Context, again chan<- struct{}) {
 	}
 	n.log.Info("the host's network has changed: paths are asked anew", "slept", woke)
 	n.overlay.overlay.Reprobe()
+	n.relaying.set.Check()
 	if n.mapper != nil {
 		n.mapper.Refresh()
 	}

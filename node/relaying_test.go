@@ -116,6 +116,11 @@ func TestRelay_isMetAndTold(t *testing.T) {
 		if n := r.wrote.Load(); n != before+2 {
 			t.Errorf("%d frames when a peer does not reach this node, want another ping", n-before-1)
 		}
+		time.Sleep(3 * time.Second)
+		r.move("via 192.0.2.9")
+		if n := r.wrote.Load(); n != before+3 {
+			t.Errorf("%d frames when the host's network is another, want another ping", n-before-2)
+		}
 		r.client = relay.NewClient(relay.ClientConfig{
 			Name: protocol.OwnRelay, Network: string(testNetwork), Device: p.device, Pass: func() []byte { return r.pass(p.device.Public(), device) },
 			Dial:    func(ctx context.Context) (net.Conn, error) { return r.dial(ctx, protocol.Join{}, control.Config{}) },
