@@ -108,10 +108,13 @@ func (p *pace) wait() {
 	}
 }
 
-// drain waits until nothing is inside, but no longer than within.
+// drain waits until nothing is inside, but no longer than within. It looks first after a while: what was judged just before is not counted yet.
 func (p *pace) drain(within time.Duration) {
-	for deadline := time.Now().Add(within); p.inside.Load() > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); {
 		time.Sleep(within / 20)
+		if p.inside.Load() <= 0 {
+			return
+		}
 	}
 }
 
