@@ -30,16 +30,9 @@ func (a api) Expose(ctx context.Context, q localapi.AskExpose, emit func(localap
 	}
 	defer free()
 	p := newPassage()
-	var tasks []func(context.Context) error
-	for _, x := range q.Exposed {
-		task, err := a.openExposed(ctx, x, p)
-		if err != nil {
-			stopped, stop := context.WithCancel(ctx)
-			stop()
-			p.run(stopped, func(localapi.PassageEvent) {}, tasks) // closes what is open
-			return err
-		}
-		tasks = append(tasks, task)
+	tasks, err := openAll(ctx, p, q.Exposed, a.openExposed)
+	if err != nil {
+		return err
 	}
 	tasks = append(tasks, func(ctx context.Context) error { return a.watchExposed(ctx, q.Exposed, p) })
 	for _, x := range q.Exposed {

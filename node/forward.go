@@ -27,16 +27,9 @@ func (a api) Forward(ctx context.Context, q localapi.AskForward, emit func(local
 	}
 	defer free()
 	p := newPassage()
-	var tasks []func(context.Context) error
-	for _, f := range q.Forwards {
-		task, err := a.openForward(ctx, f, p)
-		if err != nil {
-			stopped, stop := context.WithCancel(ctx)
-			stop()
-			p.run(stopped, func(localapi.PassageEvent) {}, tasks) // closes what is open
-			return err
-		}
-		tasks = append(tasks, task)
+	tasks, err := openAll(ctx, p, q.Forwards, a.openForward)
+	if err != nil {
+		return err
 	}
 	for _, f := range q.Forwards {
 		log := a.n.log.With("user", localapi.Caller(ctx), "listen", f.Listen, "peer", protocol.Printable(f.Peer), "port", f.Port, "udp", f.UDP)

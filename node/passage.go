@@ -71,6 +71,22 @@ func (p *passage) tell(e localapi.PassageEvent) {
 	}
 }
 
+// openAll opens what was asked for, each a task for run; when one cannot be, those before it are closed.
+func openAll[T any](ctx context.Context, p *passage, asked []T, open func(context.Context, T, *passage) (func(context.Context) error, error)) ([]func(context.Context) error, error) {
+	var tasks []func(context.Context) error
+	for _, one := range asked {
+		task, err := open(ctx, one, p)
+		if err != nil {
+			stopped, stop := context.WithCancel(ctx)
+			stop()
+			p.run(stopped, func(localapi.PassageEvent) {}, tasks) // closes what is open
+			return nil, err
+		}
+		tasks = append(tasks, task)
+	}
+	return tasks, nil
+}
+
 // run runs the tasks until ctx ends, or one of them fails, which ends all; it emits what they tell, and returns when all have ended.
 func (p *passage) run(ctx context.Context, emit func(localapi.PassageEvent), tasks []func(context.Context) error) {
 	ctx, cancel := context.WithCancel(ctx)

@@ -82,12 +82,7 @@ func serve(ctx context.Context, s settings, out io.Writer) error {
 	if err := dir.Ready(); err != nil {
 		return err
 	}
-	tlsConfig, err := tlsFor(s, dir)
-	if err != nil {
-		return err
-	}
-	join := joinString(s, dir)
-	handler, err := newHandler(s, c, store, join)
+	tlsConfig, handler, err := front(s, dir, c, store)
 	if err != nil {
 		return err
 	}
@@ -96,7 +91,7 @@ func serve(ctx context.Context, s settings, out io.Writer) error {
 		return err
 	}
 	defer socket.Close()
-	if err := greet(ctx, out, s, c, join); err != nil {
+	if err := greet(ctx, out, s, c, joinString(s, dir)); err != nil {
 		return err
 	}
 	beside := []task{c.Run, reflectors.Run, func(ctx context.Context) error { return runCluster(ctx, ring) }}
@@ -104,6 +99,16 @@ func serve(ctx context.Context, s settings, out io.Writer) error {
 		beside = append(beside, policy.Run)
 	}
 	return keepRunning(ctx, s, c, beside, tls.NewListener(listener, tlsConfig), socket, handler)
+}
+
+// front is what clients meet: TLS, and behind it the pages and protocols.
+func front(s settings, dir *keydir.Dir, c *coordinator.Coordinator, store *sqlite.Store) (*tls.Config, http.Handler, error) {
+	config, err := tlsFor(s, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	handler, err := newHandler(s, c, store, joinString(s, dir))
+	return config, handler, err
 }
 
 // listenError says in words why a port cannot be had.

@@ -83,8 +83,8 @@ func install(c *cli.Context) error {
 	return nil
 }
 
-// unit is the systemd unit: root, because an interface and its routes need it, with everything else taken away.
-func (a agent) unit(program string) (string, error) {
+// command is the unit's line that starts the agent as a was told.
+func (a agent) command(program string) (string, error) {
 	args := []string{program, "run", "--state", a.state, "--socket", a.socket, "--tun", a.tun, "--port", fmt.Sprint(a.port), "--log-level", strings.ToLower(a.level.String())}
 	if a.mtu == node.AutoMTU {
 		args = append(args, "--mtu", "auto")
@@ -109,6 +109,15 @@ func (a agent) unit(program string) (string, error) {
 			return "", fmt.Errorf("%q holds a character that a systemd unit would read otherwise: use letters, digits and / . _ : - only", word)
 		}
 	}
+	return strings.Join(args, " "), nil
+}
+
+// unit is the systemd unit: root, because an interface and its routes need it, with everything else taken away.
+func (a agent) unit(program string) (string, error) {
+	command, err := a.command(program)
+	if err != nil {
+		return "", err
+	}
 	return `[Unit]
 Description=Picket node agent
 After=network.target nss-lookup.target
@@ -117,7 +126,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=exec
 EnvironmentFile=-` + environmentFile + `
-ExecStart=` + strings.Join(args, " ") + `
+ExecStart=` + command + `
 Restart=always
 RestartSec=1
 ` + a.places() + `CapabilityBoundingSet=` + a.capabilities() + `
