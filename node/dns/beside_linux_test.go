@@ -25,16 +25,7 @@ func everywhere(t *testing.T, shared int) (port uint16) {
 			}
 		})
 	}}
-	tcp, err := lc.Listen(t.Context(), "tcp4", "0.0.0.0:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { tcp.Close() })
-	udp, err := lc.ListenPacket(t.Context(), "udp4", tcp.Addr().String())
-	if err != nil {
-		t.Skipf("the port is taken: %v", err)
-	}
-	t.Cleanup(func() { udp.Close() })
+	_, tcp := listenBoth(t, lc, "0.0.0.0:0")
 	return uint16(tcp.Addr().(*net.TCPAddr).Port)
 }
 
