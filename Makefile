@@ -24,7 +24,7 @@ demo: build
 test: lint cross race
 
 lint:
-	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'gofmt: the files above are not formatted' >&2; exit 1; }
+	@files=$$(gofmt -l .); test -z "$$files" || { printf '%s\n' "$$files" 'gofmt: the files above are not formatted' >&2; exit 1; }
 	$(GO) vet $(PACKAGES)
 	$(GO) tool staticcheck $(PACKAGES)
 
