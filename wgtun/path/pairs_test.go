@@ -82,8 +82,10 @@ func newMeeting(t *testing.T, ga, gb gate) *meeting {
 			}
 			c.Reflected = func() {
 				if m.follow {
-					told := Peer{Tunnel: (*self).tunnel, Probe: (*self).probe.Public(), Candidates: endpoints(*self)}
-					time.AfterFunc(40*time.Millisecond, func() { (*other).SetPeer(told) })
+					// What holds when it is told: of two messages on their way at one moment the older must not be taken for the newer.
+					time.AfterFunc(40*time.Millisecond, func() {
+						(*other).SetPeer(Peer{Tunnel: (*self).tunnel, Probe: (*self).probe.Public(), Candidates: endpoints(*self)})
+					})
 				}
 			}
 		})
