@@ -101,7 +101,24 @@ func (f *Filter) judgeCut(pkt []byte, dir direction, segments int) Result {
 	if taps := f.taps.Load(); taps != nil {
 		return f.judgeWatched(*taps, &v, pkt, dir)
 	}
-	reason := f.verdict(&v, pkt, dir)
+	var reason Reason
+	if v.ParsePlain(pkt) {
+		// As route would, with fewer turns: this is what nearly every packet is.
+		var k key
+		k.setEnds(&v, dir)
+		fl, h := f.table.find(&k)
+		if fl != nil {
+			var known bool
+			if reason, known = f.follow(fl, &v, dir); known && reason == ReasonNone {
+				return Result{Verdict: Pass}
+			} else if known {
+				return f.refuse(&v, dir, reason)
+			}
+		}
+		reason = f.transportLocking(f.table.shard(h), &v, dir, &k, h, true)
+	} else {
+		reason = f.verdict(&v, pkt, dir)
+	}
 	if reason == ReasonNone {
 		return Result{Verdict: Pass}
 	}

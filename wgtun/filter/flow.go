@@ -105,8 +105,8 @@ func (fl *flow) connected() bool { return fl.state > stateSynSent && fl.state !=
 // count notes a packet that passed, as the segments that it is to be sent in.
 func (fl *flow) count(dir direction, v *packet.View, now int64) {
 	n := uint32(v.Segments())
-	if fl.packets[dir] += n; fl.packets[dir] < n {
-		fl.carried[dir]++
+	if fl.packets[dir&1] += n; fl.packets[dir&1] < n {
+		fl.carried[dir&1]++
 	}
 	fl.bytes += uint64(v.SegmentsLen())
 	if fl.state < stateDoubted {
@@ -124,13 +124,19 @@ func (fl *flow) passed(dir direction) uint64 {
 func (f *Filter) follow(fl *flow, v *packet.View, dir direction) (reason Reason, known bool) {
 	fl.mu.Lock()
 	now := f.clock.coarse.Load()
-	if fl.packets[dir]%ticksPerRead+uint32(v.Segments()) >= ticksPerRead {
+	if fl.packets[dir&1]%ticksPerRead+uint32(v.Segments()) >= ticksPerRead {
 		now = f.clock.read()
 	}
 	// Under the flow's lock: see the package comment.
 	r := f.rules.Load()
 	if fl.epoch == r.epoch && fl.state > stateCut && now < fl.until && now < r.notAfter.Load() && !fl.idle(now) {
-		reason, known = fl.judge(v, dir, now)
+		if h := fl.acknowledging(v); h != nil {
+			if reason, known = fl.acknowledge(v, h, dir), true; reason == ReasonNone {
+				fl.count(dir, v, now)
+			}
+		} else {
+			reason, known = fl.judge(v, dir, now)
+		}
 	}
 	fl.mu.Unlock()
 	return reason, known
@@ -155,12 +161,13 @@ func (f *Filter) followLocked(s *shard, r *ruling, fl *flow, v *packet.View, dir
 
 // judge holds a packet against the state of its flow, which lives, and counts it when it passes.
 func (fl *flow) judge(v *packet.View, dir direction, now int64) (reason Reason, known bool) {
+	h := fl.acknowledging(v)
 	switch {
+	case h != nil:
+		reason, known = fl.acknowledge(v, h, dir), true
 	case fl.k.proto() != packet.ProtoTCP:
 		fl.replied = fl.replied || dir != fl.dir
 		known = true
-	case fl.connected() && v.TCPHeader().Flags()&(packet.ACK|packet.SYN|packet.RST) == packet.ACK:
-		reason, known = fl.acknowledge(v, dir), true
 	default:
 		reason, known = fl.followTCP(v, dir, now)
 	}
@@ -168,6 +175,16 @@ func (fl *flow) judge(v *packet.View, dir direction, now int64) (reason Reason, 
 		fl.count(dir, v, now)
 	}
 	return reason, known
+}
+
+// acknowledging returns the header of a segment that acknowledge judges, or nil.
+func (fl *flow) acknowledging(v *packet.View) *packet.TCPHeader {
+	if fl.k.proto() == packet.ProtoTCP && fl.connected() {
+		if h := v.TCPHeader(); h.Flags()&(packet.ACK|packet.SYN|packet.RST) == packet.ACK {
+			return h
+		}
+	}
+	return nil
 }
 
 // mayReopen tells whether a packet of a cut flow can be one that opens it again, rather than the other end's retransmission, which

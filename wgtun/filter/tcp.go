@@ -72,8 +72,7 @@ func (fl *flow) followTCP(v *packet.View, dir direction, now int64) (reason Reas
 
 // acknowledge judges what a connection is made of, segments with ACK and without SYN and RST. They must lie where the other end can want
 // them, and acknowledge only what it sent.
-func (fl *flow) acknowledge(v *packet.View, dir direction) Reason {
-	h := v.TCPHeader()
+func (fl *flow) acknowledge(v *packet.View, h *packet.TCPHeader, dir direction) Reason {
 	seq, ack, fin := h.Seq(), h.Ack(), h.Flags()&packet.FIN != 0
 	end := seq + v.TCPLen()
 	me, other := &fl.ends[dir&1], &fl.ends[dir&1^1]

@@ -46,7 +46,7 @@ type View struct {
 // Parse makes v a view of b, which must be one whole IP packet and nothing else. It returns FaultNone or why b was refused; then v is
 // of no use. It allocates nothing and keeps b.
 func (v *View) Parse(b []byte) Fault {
-	if v.plain(b) {
+	if v.ParsePlain(b) {
 		return FaultNone
 	}
 	return v.parse(b, false)
@@ -86,6 +86,10 @@ func (v *View) SegmentsLen() int {
 	if v.further == 0 {
 		return len(v.pkt)
 	}
+	return v.segmentsLen()
+}
+
+func (v *View) segmentsLen() int {
 	headers := v.l4
 	switch v.proto {
 	case ProtoTCP:

@@ -5,9 +5,9 @@ import (
 	"math/bits"
 )
 
-// plain reads what nearly every packet is: TCP or UDP behind an IP header without options or extensions, in one piece. It is the way that
+// ParsePlain reads what nearly every packet is: TCP or UDP behind an IP header without options or extensions, in one piece. It is the way that
 // such a packet takes through parse, without the turns. False means only that parse must look: it alone finds faults.
-func (v *View) plain(b []byte) bool {
+func (v *View) ParsePlain(b []byte) bool {
 	var l4 int
 	switch {
 	case len(b) >= minHeader4+minUDP && b[0] == 0x45:

@@ -12,7 +12,7 @@ import (
 func checkPlain(t *testing.T, b []byte) (taken bool) {
 	t.Helper()
 	var short, whole View
-	if !short.plain(b) {
+	if !short.ParsePlain(b) {
 		return false
 	}
 	if fault := whole.parse(b, false); fault != FaultNone {
