@@ -70,13 +70,14 @@ func (o *tunOverlay) forget(cuts []filter.Cut) {
 		return
 	}
 	var routed []hostnet.Flow
-	for _, c := range cuts {
-		local := c.Flow.Dst.Addr()
-		if c.Flow.Out {
-			local = c.Flow.Src.Addr()
+	for i := range cuts {
+		was := cuts[i].Flow()
+		local := was.Dst.Addr()
+		if was.Out {
+			local = was.Src.Addr()
 		}
 		if !slices.Contains(*own, local) {
-			routed = append(routed, hostnet.Flow{Src: c.Flow.Src, Dst: c.Flow.Dst, Proto: uint8(c.Flow.Proto)})
+			routed = append(routed, hostnet.Flow{Src: was.Src, Dst: was.Dst, Proto: uint8(was.Proto)})
 		}
 	}
 	o.forgetter.Forget(routed)

@@ -107,7 +107,7 @@ func (a *application) unstage() {
 	defer r.turn.Unlock()
 	done := make(map[acl.NodeID]bool)
 	for i := range a.applied.Cut {
-		node := a.applied.Cut[i].Flow.Peer
+		node := a.applied.Cut[i].Flow().Peer
 		if done[node] {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 
 	"picket.internal/acl"
 	"picket.internal/wgtun/filter"
+	"picket.internal/wgtun/packet"
 	"picket.internal/wgtun/path"
 	"picket.internal/wgtun/sockets"
 )
@@ -216,8 +217,8 @@ func (t *Tunnel) tellCuts(cuts []filter.Cut) {
 	}
 	var resets [][]byte
 	for i := range cuts {
-		if len(cuts[i].Reset) > 0 {
-			resets = append(resets, append(make([]byte, injectOffset, injectOffset+len(cuts[i].Reset)), cuts[i].Reset...))
+		if reset := cuts[i].AppendReset(make([]byte, injectOffset, injectOffset+packet.MaxReset)); len(reset) > injectOffset {
+			resets = append(resets, reset)
 		}
 	}
 	t.inject.must(resets)

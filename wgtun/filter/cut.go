@@ -7,14 +7,26 @@ import (
 	"picket.internal/acl"
 )
 
-// Cut is a flow that was ended by a change of rules, a deadline or the lease.
+// Cut is a flow that was ended by a change of rules, a deadline or the lease. What is to be told of it is made when it is asked for: with many
+// flows to cut, nothing else may keep them waiting.
 type Cut struct {
-	Flow       Flow
 	Generation uint64 // in force when it was cut
 	Cause      string // "policy", "deadline", "lease"
-	// Reset is a TCP reset (whole IP packet) for the local end, nil for other protocols.
-	Reset []byte
+
+	was   entry
+	clock *clock
 }
+
+// Flow is what was cut, as it stood; the zero Flow of a zero Cut.
+func (c *Cut) Flow() Flow {
+	if c.was.origin == nil {
+		return Flow{}
+	}
+	return c.clock.describe(&c.was)
+}
+
+// AppendReset appends a TCP reset (whole IP packet) for the local end to b; nothing for other protocols.
+func (c *Cut) AppendReset(b []byte) []byte { return c.was.appendReset(b) }
 
 const (
 	causePolicy   = "policy"
@@ -25,7 +37,7 @@ const (
 // cut ends a flow and leaves its tombstone. A flow that was over already is not reported.
 func (f *Filter) cut(s *shard, r *ruling, fl *flow, cause string, now int64) {
 	if !fl.ended() {
-		s.cuts = append(s.cuts, Cut{Flow: f.describe(fl), Generation: r.generation, Cause: cause, Reset: fl.localReset()})
+		s.cuts = append(s.cuts, Cut{Generation: r.generation, Cause: cause, was: fl.entry, clock: &f.clock})
 	}
 	f.release(fl)
 	s.retire(fl, stateCut)
@@ -52,11 +64,11 @@ func (s *shard) retire(fl *flow, end state) {
 	fl.state, fl.replied, fl.origin = end, false, nil
 }
 
-func (fl *flow) localEnd() netip.AddrPort {
+func (fl *entry) localEnd() netip.AddrPort {
 	return netip.AddrPortFrom(fl.k.local.Netip(), fl.k.localPort())
 }
 
-func (fl *flow) remoteEnd() netip.AddrPort {
+func (fl *entry) remoteEnd() netip.AddrPort {
 	return netip.AddrPortFrom(fl.k.remote.Netip(), fl.k.remotePort())
 }
 

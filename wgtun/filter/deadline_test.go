@@ -32,7 +32,7 @@ func TestLease(t *testing.T) {
 		if len(cuts) != 1 || cuts[0].Cause != "lease" {
 			t.Fatalf("cut %v", cuts)
 		}
-		resets(t, cuts[0].Reset, c)
+		resets(t, cuts[0].AppendReset(nil), c)
 		refused(t, "segment", c.send(fACK, 1), ReasonLease)
 		refused(t, "segment", c.recv(fACK, 1), ReasonLease)
 		refused(t, "new flow", f.Egress(udp(at(self4, 5000), at(alice4, 53), 1)), ReasonLease)

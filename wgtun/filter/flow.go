@@ -58,7 +58,12 @@ const repliedTimeout = 180 * time.Second // datagrams that were answered
 // flow is one entry of the flow table: two cache lines, which are all that a packet of it writes. It belongs to who holds mu, but for k,
 // which never changes. Whoever holds a shard's lock as well took that first.
 type flow struct {
-	mu         sync.Mutex
+	mu sync.Mutex
+	entry
+}
+
+// entry is a flow without its lock.
+type entry struct {
 	last       int64 // when a packet last passed, or when it was reset or cut
 	until      int64 // when to judge it again; never when no rule's deadline bears on it
 	epoch      uint32
@@ -97,7 +102,7 @@ func (fl *flow) idle(now int64) bool {
 func (fl *flow) standing(now int64) bool { return fl.state != stateCut && !fl.idle(now) }
 
 // ended tells whether both ends know that the flow is over.
-func (fl *flow) ended() bool { return fl.state == stateTimeWait || fl.state == stateClosed }
+func (fl *entry) ended() bool { return fl.state == stateTimeWait || fl.state == stateClosed }
 
 // connected tells whether both SYNs of a TCP connection were seen, and no reset that ended it.
 func (fl *flow) connected() bool { return fl.state > stateSynSent && fl.state != stateClosed }
@@ -115,7 +120,7 @@ func (fl *flow) count(dir direction, v *packet.View, now int64) {
 }
 
 // passed is how many packets passed in a direction.
-func (fl *flow) passed(dir direction) uint64 {
+func (fl *entry) passed(dir direction) uint64 {
 	return uint64(fl.carried[dir])<<32 | uint64(fl.packets[dir])
 }
 
@@ -208,19 +213,19 @@ func (k *key) question(dir direction) question {
 	return q
 }
 
-// describe makes the flow readable.
-func (f *Filter) describe(fl *flow) Flow {
+// describe makes a flow readable.
+func (c *clock) describe(fl *entry) Flow {
 	local := netip.AddrPortFrom(fl.k.local.Netip(), fl.k.localPort())
 	remote := netip.AddrPortFrom(fl.k.remote.Netip(), fl.k.remotePort())
 	d := Flow{
 		Src: local, Dst: remote, Proto: acl.Proto(fl.k.proto()), Peer: fl.peer.id, Out: fl.dir == egress, Rule: fl.rule.Ref,
-		Opened: f.clock.time(fl.opened), LastSeen: f.clock.time(fl.last), Packets: fl.passed(egress) + fl.passed(ingress), Bytes: fl.bytes,
+		Opened: c.time(fl.opened), LastSeen: c.time(fl.last), Packets: fl.passed(egress) + fl.passed(ingress), Bytes: fl.bytes,
 	}
 	if !d.Out {
 		d.Src, d.Dst = remote, local
 	}
 	if fl.until != never {
-		d.Until = f.clock.time(fl.until)
+		d.Until = c.time(fl.until)
 	}
 	return d
 }

@@ -262,7 +262,7 @@ func (f *Filter) readHandover(b []byte, at int64) ([]*flow, error) {
 
 // flow reads what appendFlow wrote. Its epoch is that of no ruling.
 func (r *handoverReader) flow(at int64, peers []*peer, rules []*acl.Rule) *flow {
-	fl := &flow{until: never, origin: &origin{}}
+	fl := &flow{entry: entry{until: never, origin: &origin{}}}
 	fl.k = key{local: packet.Addr{Hi: r.u64(), Lo: r.u64()}, remote: packet.Addr{Hi: r.u64(), Lo: r.u64()}, meta: r.u64()}
 	head := r.take(3)
 	fl.state, fl.dir = state(head[0]), direction(head[1])

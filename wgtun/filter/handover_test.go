@@ -73,8 +73,8 @@ func TestHandedFlowIsJudgedAnew(t *testing.T) {
 		if c.Cause != causePolicy {
 			t.Errorf("cause %q", c.Cause)
 		}
-		if c.Flow.Proto == acl.TCP {
-			resets(t, c.Reset, web)
+		if c.Flow().Proto == acl.TCP {
+			resets(t, c.AppendReset(nil), web)
 		}
 	}
 	web.f = next

@@ -167,10 +167,10 @@ func (f *Filter) open(s *shard, r *ruling, o *opening, now int64) Reason {
 	if !f.exchange(s, o.old, j.peer) {
 		return ReasonFlowsFull
 	}
-	fl := &flow{
+	fl := &flow{entry: entry{
 		k: *o.k, dir: o.dir, state: stateDatagram, epoch: r.epoch, last: now, until: j.until,
 		origin: &origin{peer: j.peer, rule: j.rule, opened: now},
-	}
+	}}
 	if o.k.proto() == packet.ProtoTCP {
 		fl.state = stateSynSent
 		seg := o.v.TCP()

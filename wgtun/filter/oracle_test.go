@@ -210,7 +210,7 @@ func checkOracle(t *testing.T, f *Filter, q acl.Flow, pkt []byte, dir direction,
 	var k key
 	k.set(&v, dir)
 	h := f.table.hash(&k)
-	fl := f.describe(f.table.shard(h).find(h, &k))
+	fl := f.clock.describe(&f.table.shard(h).find(h, &k).entry)
 	if fl.Rule != want.Rule.Ref {
 		t.Errorf("%v: under %v, the rules say %v", q, fl.Rule, want.Rule.Ref)
 	}

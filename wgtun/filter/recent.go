@@ -57,7 +57,7 @@ func (f *Filter) flowsOf(s *shard, out []Flow, now int64) []Flow {
 	defer s.mu.Unlock()
 	for fl := range s.locked {
 		if fl.standing(now) && !fl.ended() {
-			out = append(out, f.describe(fl))
+			out = append(out, f.clock.describe(&fl.entry))
 		}
 	}
 	return out

@@ -56,10 +56,10 @@ func TestSwapCutsTCPAtOnce(t *testing.T) {
 
 				p := policyOf(other)
 				cuts := f.Swap(p)
-				if len(cuts) != 1 || cuts[0].Cause != "policy" || cuts[0].Generation != p.Generation || cuts[0].Flow.Out != out {
+				if len(cuts) != 1 || cuts[0].Cause != "policy" || cuts[0].Generation != p.Generation || cuts[0].Flow().Out != out {
 					t.Fatalf("cut %+v", cuts)
 				}
-				resets(t, cuts[0].Reset, c)
+				resets(t, cuts[0].AppendReset(nil), c)
 				refused(t, "peer's retransmission", f.Ingress(c.inward(fACK, 10).bytes()), ReasonCut)
 				got := f.Egress(c.outward(fACK, 10).bytes())
 				refused(t, "local retransmission", got, ReasonCut)
@@ -90,7 +90,7 @@ func TestResetIgnoresDataBeyondTheWindow(t *testing.T) {
 	passes(t, "segment a little beyond the window", f.Ingress(s.bytes()))
 	cuts := f.Swap(policyOf())
 	c.rcv = expected
-	resets(t, cuts[0].Reset, c)
+	resets(t, cuts[0].AppendReset(nil), c)
 }
 
 func TestResetOfAnUnansweredSYN(t *testing.T) {
@@ -99,7 +99,7 @@ func TestResetOfAnUnansweredSYN(t *testing.T) {
 	passes(t, "SYN in", f.Ingress(seg{from: at(alice4, 50000), to: at(self4, 22), seq: 900, flags: fSYN}.bytes()))
 	got := map[bool]packet.TCPSegment{}
 	for _, c := range f.Swap(policyOf()) {
-		got[c.Flow.Out] = parsed(t, c.Reset).TCP()
+		got[c.Flow().Out] = parsed(t, c.AppendReset(nil)).TCP()
 	}
 	want := map[bool]packet.TCPSegment{true: {Ack: 501, Flags: fRST | fACK}, false: {Seq: 901, Flags: fRST}}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -126,7 +126,7 @@ func TestSwapCutsDatagrams(t *testing.T) {
 				passes(t, name, f.Ingress(x.answer))
 			}
 			passes(t, "echo", f.Egress(echo(self, alice, 7, false)))
-			if cuts := f.Swap(policyOf(back)); len(cuts) != 3 || cuts[0].Reset != nil {
+			if cuts := f.Swap(policyOf(back)); len(cuts) != 3 || cuts[0].AppendReset(nil) != nil {
 				t.Fatalf("cut %v", cuts)
 			}
 			refused(t, "echo reply", f.Ingress(echo(alice, self, 7, true)), ReasonCut)
@@ -191,7 +191,7 @@ func TestIntersect(t *testing.T) {
 		return f.Egress(seg{from: at(self4, 50000+port), to: at(alice4, port), flags: fSYN}.bytes())
 	}
 	cuts := f.Swap(Intersect(old, next, nil))
-	if len(cuts) != 1 || cuts[0].Flow.Dst != gone.remote || cuts[0].Generation != next.Generation {
+	if len(cuts) != 1 || cuts[0].Flow().Dst != gone.remote || cuts[0].Generation != next.Generation {
 		t.Fatalf("cut %v", cuts)
 	}
 	passes(t, "kept flow", c.send(fACK, 5))

@@ -218,24 +218,24 @@ func (fl *flow) progress(dir direction) {
 	}
 }
 
-// localReset makes the reset that ends the local end of a connection, as the far end would have sent it. The local stack acts at once
+// appendReset appends the reset that ends the local end of a connection, as the far end would have sent it. The local stack acts at once
 // only on the sequence number that it expects next (RFC 5961): all that was handed to it, if nothing is missing in between. If
 // something is, it asks back, and gets the exact reset by AppendReject.
-func (fl *flow) localReset() []byte {
+func (fl *entry) appendReset(b []byte) []byte {
 	if fl.k.proto() != packet.ProtoTCP || fl.ended() {
-		return nil
+		return b
 	}
 	from, to := fl.remoteEnd(), fl.localEnd()
 	local, remote := &fl.ends[egress], &fl.ends[ingress]
 	if fl.state == stateSynSent && fl.dir == egress {
-		return packet.AppendTCPReset(nil, from, to, 0, local.end, packet.ACK)
+		return packet.AppendTCPReset(b, from, to, 0, local.end, packet.ACK)
 	}
 	seq := remote.end
 	if local.acked && seq-local.ack > local.maxWin {
 		seq = local.ack
 	}
 	if fl.state == stateSynSent {
-		return packet.AppendTCPReset(nil, from, to, seq, 0, 0)
+		return packet.AppendTCPReset(b, from, to, seq, 0, 0)
 	}
-	return packet.AppendTCPReset(nil, from, to, seq, local.end, packet.ACK)
+	return packet.AppendTCPReset(b, from, to, seq, local.end, packet.ACK)
 }

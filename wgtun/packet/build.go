@@ -18,10 +18,13 @@ const (
 	codeProhibited6 = 1  // communication with destination administratively prohibited
 )
 
+// MaxReset is how many bytes AppendTCPReset appends at most.
+const MaxReset = header6 + minTCP
+
 // AppendTCPReset appends a TCP segment without data, RST set beside the other flags given. src and dst must be of one family.
 func AppendTCPReset(dst []byte, from, to netip.AddrPort, seq, ack uint32, flags uint8) []byte {
 	start := len(dst)
-	dst = slices.Grow(dst, header6+minTCP)
+	dst = slices.Grow(dst, MaxReset)
 	dst = appendIP(dst, from.Addr(), to.Addr(), ProtoTCP, minTCP)
 	l4 := len(dst)
 	dst = binary.BigEndian.AppendUint16(dst, from.Port())
