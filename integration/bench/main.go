@@ -53,7 +53,7 @@ type plan struct {
 }
 
 var (
-	full  = plan{rounds: 5, stream: 4 * time.Second, probe: 300 * time.Millisecond, connect: 1500 * time.Millisecond, pings: 1000}
+	full  = plan{rounds: 5, stream: 4 * time.Second, probe: 300 * time.Millisecond, connect: 1500 * time.Millisecond, pings: 4000}
 	short = plan{rounds: 2, stream: time.Second, probe: 100 * time.Millisecond, connect: 300 * time.Millisecond, pings: 50}
 )
 
