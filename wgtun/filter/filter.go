@@ -209,6 +209,7 @@ type clock struct {
 
 const (
 	ticksPerRead = 32
+	leastTick    = 100 * time.Microsecond
 	// leastSleep is told from what passes between the readings of two clocks.
 	leastSleep = time.Second
 )
@@ -228,7 +229,10 @@ func (c *clock) tick(ticks *uint32) int64 {
 // read returns the true time and updates the coarse one. Concurrent readers may set it back by the time between their own readings.
 func (c *clock) read() int64 {
 	now := int64(time.Since(c.base)) + c.slept.Load()
-	c.coarse.Store(now)
+	// All cores read it with each packet: it is not to leave their caches for next to nothing.
+	if d := now - c.coarse.Load(); d >= int64(leastTick) || d < 0 {
+		c.coarse.Store(now)
+	}
 	return now
 }
 
