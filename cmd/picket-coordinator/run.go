@@ -29,6 +29,7 @@ import (
 	"picket.internal/coordinator/relayhttp"
 	"picket.internal/coordinator/sqlite"
 	"picket.internal/coordinator/web"
+	"picket.internal/wgtun/relay"
 )
 
 // shutdownGrace is how long requests in progress may go on when the coordinator is asked to stop.
@@ -129,7 +130,7 @@ func listen(addr string) (net.Listener, error) {
 	if err != nil {
 		return nil, listenError(addr, err)
 	}
-	return l, nil
+	return relay.PromptListener(l), nil
 }
 
 // openPolicy returns nil without a source: then nothing may pass.

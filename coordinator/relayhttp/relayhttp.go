@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -111,38 +110,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer release()
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	below := &hijack{ResponseWriter: w}
+	ws, err := websocket.Accept(below, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return // Accept has answered
 	}
 	defer func() { _ = ws.CloseNow() }()
-	err = h.server.Serve(r.Context(), newStream(r.Context(), ws, release))
+	err = h.server.Serve(r.Context(), newStream(r.Context(), below.conn, ws, release))
 	h.log.Debug("relay connection over", "from", from, "err", err)
 }
-
-// stream is a client's WebSocket as the relay sees it.
-type stream struct {
-	net.Conn
-	ws     *websocket.Conn
-	writes atomic.Int32
-	opened func() // gives back the place among those whose login is under way
-}
-
-func newStream(ctx context.Context, ws *websocket.Conn, opened func()) *stream {
-	s := &stream{Conn: websocket.NetConn(ctx, ws, websocket.MessageBinary), ws: ws, opened: opened}
-	ws.SetReadLimit(maxMessage) // after NetConn, which takes any limit away
-	return s
-}
-
-func (s *stream) Write(b []byte) (int, error) {
-	if s.writes.Add(1) == 2 {
-		s.opened()
-	}
-	return s.Conn.Write(b)
-}
-
-// Close waits for nothing, unlike NetConn's, which gives a client 5 s to say goodbye: the relay closes many at once, and those it has cut off.
-func (s *stream) Close() error { return s.ws.CloseNow() }
 
 func throttle(w http.ResponseWriter, after time.Duration) {
 	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(after.Seconds()))))

@@ -24,6 +24,7 @@ func main() {
 	helper()
 	bin := flag.String("bin", "bin", "folder with the programs")
 	rounds := flag.Int("rounds", 5, "measure each side `N` times, in turn")
+	only := flag.String("only", "", "measure `relays` alone, beside the TLS proxy, in many short turns")
 	quick := flag.Bool("quick", false, "two short rounds, which show that measuring works and little else")
 	flag.Parse()
 	if why := lab.CanPrivileged(); why != nil {
@@ -37,7 +38,15 @@ func main() {
 	if *quick {
 		p = short
 	}
-	if err := run(ctx, *bin, p); err != nil {
+	if *only != "" && *only != "relays" {
+		fmt.Fprintln(os.Stderr, "bench: -only takes relays, and nothing else; without it all is measured")
+		os.Exit(2)
+	}
+	do := run
+	if *only != "" {
+		do = runRelays
+	}
+	if err := do(ctx, *bin, p); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}

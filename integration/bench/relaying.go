@@ -20,10 +20,8 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/coder/websocket"
-
-	"picket.internal/coordinator/protocol"
 	"picket.internal/coordinator/relayhttp"
+	"picket.internal/node/control"
 	"picket.internal/wgtun/key"
 	"picket.internal/wgtun/relay"
 )
@@ -57,10 +55,11 @@ func carriers(args []string) error {
 	if err != nil {
 		return err
 	}
-	forRelay, err := tls.Listen("tcp", ":"+relayPort, config)
+	plain, err := net.Listen("tcp", ":"+relayPort)
 	if err != nil {
 		return err
 	}
+	forRelay := tls.NewListener(relay.PromptListener(plain), config) // as the relay's program has it
 	forProxy, err := tls.Listen("tcp", ":"+proxyPort, config)
 	if err != nil {
 		return err
@@ -183,26 +182,12 @@ func byRelay(ctx context.Context, addr string, keys []string) (pipe, error) {
 		return pipe{}, err
 	}
 	far := relay.AddressOf(relayNet, peer)
-	p := pipe{came: make(chan []byte, 256)}
+	p, c := pipe{came: make(chan []byte, 256)}, &http.Client{Transport: &http.Transport{TLSClientConfig: unverified}}
 	client := relay.NewClient(relay.ClientConfig{
 		Name: relayName, Network: relayNet, Device: device,
 		Dial: func(ctx context.Context) (net.Conn, error) {
-			var cork *relay.Cork // as package control has it
-			c := &http.Client{Transport: &http.Transport{TLSClientConfig: unverified, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-				if err != nil {
-					return nil, err
-				}
-				cork = relay.NewCork(conn)
-				return cork, nil
-			}}}
-			ws, _, err := websocket.Dial(ctx, "https://"+addr+protocol.PathRelay, &websocket.DialOptions{HTTPClient: c, CompressionMode: websocket.CompressionDisabled})
-			if err != nil {
-				return nil, err
-			}
-			conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
-			ws.SetReadLimit(1 << 20)
-			return cork.Through(conn), nil
+			conn, _, err := control.DialRelay(ctx, ctx, c, "https://"+addr)
+			return conn, err
 		},
 		Pass: func() []byte {
 			pass := relay.NewPass(relayNet, device.Public(), []relay.Address{far}, time.Now())

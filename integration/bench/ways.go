@@ -52,11 +52,8 @@ func text(k encoding.TextMarshaler) string {
 // measureWays takes all figures once. bare is what wireguard-go showed in this round.
 func (b *bench) measureWays(ctx context.Context, bare figures) (beside, ours ways, err error) {
 	beside = ways{relayed: bare.tcp1, rootless1: bare.tcp1, rootless4: bare.tcp4}
-	if beside.carried, err = b.carried(ctx, b.ways.byProxy); err != nil {
-		return beside, ours, fmt.Errorf("TLS proxy: %w", err)
-	}
-	if ours.carried, err = b.carried(ctx, b.ways.byRelay); err != nil {
-		return beside, ours, fmt.Errorf("relay: %w", err)
+	if beside.carried, ours.carried, err = b.bothCarried(ctx); err != nil {
+		return beside, ours, err
 	}
 	if ours.relayed, err = b.relayed(ctx); err != nil {
 		return beside, ours, fmt.Errorf("TCP by relay: %w", err)
@@ -66,6 +63,17 @@ func (b *bench) measureWays(ctx context.Context, bare figures) (beside, ours way
 		err = fmt.Errorf("rootless: %w", err)
 	}
 	return beside, ours, err
+}
+
+// bothCarried measures the TLS proxy, and then the relay, in Mb/s.
+func (b *bench) bothCarried(ctx context.Context) (proxied, relayed float64, err error) {
+	if proxied, err = b.carried(ctx, b.ways.byProxy); err != nil {
+		return 0, 0, fmt.Errorf("TLS proxy: %w", err)
+	}
+	if relayed, err = b.carried(ctx, b.ways.byRelay); err != nil {
+		return 0, 0, fmt.Errorf("relay: %w", err)
+	}
+	return proxied, relayed, nil
 }
 
 func (b *bench) carried(ctx context.Context, way [2][]string) (mbps float64, err error) {

@@ -5,12 +5,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/coder/websocket"
 
 	"picket.internal/coordinator/protocol"
-	"picket.internal/wgtun/relay"
 )
 
 // maxRelayMessage bounds one message of a relay's, in bytes. The stream in it is cut anywhere.
@@ -21,17 +19,9 @@ const maxRelayMessage = 1 << 20
 func (c *Client) Relay(ctx context.Context) (net.Conn, error) {
 	dctx, cancel := context.WithTimeout(ctx, 2*c.timing.Request)
 	defer cancel()
-	client, cork := corked(c.http)
-	ws, resp, err := websocket.Dial(dctx, c.join.URL+protocol.PathRelay, &websocket.DialOptions{
-		HTTPClient: client, CompressionMode: websocket.CompressionDisabled,
-	})
+	conn, resp, err := DialRelay(ctx, dctx, c.http, c.join.URL)
 	switch {
 	case err == nil:
-		conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
-		ws.SetReadLimit(maxRelayMessage) // after NetConn, which takes the limit away
-		if c := cork.Load(); c != nil {
-			return c.Through(conn), nil
-		}
 		return conn, nil
 	case resp != nil && resp.StatusCode == http.StatusNotFound:
 		return nil, &Error{Kind: ErrNotPicket, Message: "there is no relay at " + c.join.URL + ": it is turned off (--relay=off), or a proxy in front does not pass " + protocol.PathRelay + " on"}
@@ -42,20 +32,19 @@ func (c *Client) Relay(ctx context.Context) (net.Conn, error) {
 	return nil, c.connectError(err)
 }
 
-// corked is a client like c for one connection, and where the cork in that one is found.
-func corked(c *http.Client) (*http.Client, *atomic.Pointer[relay.Cork]) {
-	one, cork := *c, new(atomic.Pointer[relay.Cork])
-	t := c.Transport.(*http.Transport).Clone()
-	dial := t.DialContext
-	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		around := relay.NewCork(conn)
-		cork.Store(around)
-		return around, nil
+// DialRelay opens a stream, which ends with ctx, to the relay at an http or https URL; dialling ends with dialing. The client's transport is an
+// *http.Transport. Where an answer came that is no stream, it is returned beside the error, with the first 1024 bytes of its body.
+func DialRelay(ctx, dialing context.Context, c *http.Client, url string) (net.Conn, *http.Response, error) {
+	one, up := *c, newUpgrade(c.Transport.(*http.Transport))
+	one.Transport = up
+	ws, resp, err := websocket.Dial(dialing, url+protocol.PathRelay, &websocket.DialOptions{
+		HTTPClient: &one, CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return nil, resp, err
 	}
-	one.Transport = t
-	return &one, cork
+	ws.SetReadLimit(maxRelayMessage)
+	s := &stream{Conn: *up.below.Load(), ws: ws, ctx: context.WithoutCancel(ctx)}
+	s.alone = context.AfterFunc(ctx, func() { _ = ws.CloseNow() })
+	return up.cork.Through(s), resp, nil
 }

@@ -90,6 +90,7 @@ func (c *Client) Send(to Address, datagram []byte) bool {
 		return false
 	}
 	lost := o.put(to, to, datagram)
+	o.signal()
 	c.use()
 	return lost == 0
 }
@@ -242,6 +243,8 @@ type session struct {
 	heard  atomic.Int64 // nanoseconds after began: the newest frame of any kind
 	fail   context.CancelCauseFunc
 
+	writing atomic.Int64 // nanoseconds after began: the batch that is being written; 0 for none
+
 	mu     sync.Mutex
 	pings  uint64
 	pinged time.Time // the newest ping
@@ -251,15 +254,22 @@ type session struct {
 // read takes what the relay sends until the connection ends.
 func (l *session) read(r *reader) error {
 	r.only = func(k kind) bool { return k == kindDatagram || k == kindPing || k == kindPong || k == kindRefuse }
+	heard, used := 0, 0 // reads when the two were noted: what comes in one piece comes at one time
 	for {
 		k, payload, err := r.next()
 		if err != nil {
 			return fmt.Errorf("the relay %s: %w", l.client.config.Name, err)
 		}
-		l.heard.Store(int64(time.Since(l.began)))
+		if heard != r.reads {
+			heard = r.reads
+			l.heard.Store(int64(time.Since(l.began)))
+		}
 		switch k {
 		case kindDatagram:
-			l.client.use()
+			if used != r.reads {
+				used = r.reads
+				l.client.use()
+			}
 			l.client.config.Receive(Address(payload[:addressSize]), payload[addressSize:])
 		case kindPing:
 			l.out.say(kindPong, payload)
@@ -280,13 +290,14 @@ func (l *session) write() {
 			if len(b) == 0 {
 				break
 			}
-			_ = l.conn.SetWriteDeadline(time.Now().Add(writeTime))
+			l.writing.Store(max(1, int64(time.Since(l.began)))) // no deadline: a timer that is moved wakes a thread
 			if _, err := l.conn.Write(b); err != nil {
 				l.fail(fmt.Errorf("the relay %s takes nothing: %w", l.client.config.Name, err))
 				l.out.close()
 				break
 			}
 		}
+		l.writing.Store(0)
 		batches.Put(batch)
 		if l.out.over() {
 			return
@@ -327,6 +338,9 @@ func (l *session) look(now time.Time) (next time.Duration, dead bool) {
 	// Under load a pong may be long in coming behind what else is under way; that comes, then.
 	quiet := min(now.Sub(l.asked), now.Sub(l.began)-time.Duration(l.heard.Load()))
 	if !l.asked.IsZero() && quiet >= stalled {
+		return 0, true
+	}
+	if w := l.writing.Load(); w != 0 && now.Sub(l.began)-time.Duration(w) >= writeTime { // it talks, and takes nothing
 		return 0, true
 	}
 	every := pingIdle

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -20,18 +21,23 @@ func (p *pieces) Write(b []byte) (int, error) {
 	return len(b), p.err
 }
 
-// inThrees writes as layers above do: in pieces.
-type inThrees struct {
+// inPieces writes as a WebSocket does: a header first, then in pieces of some size.
+type inPieces struct {
 	net.Conn
+	cork    *Cork
+	size    int
 	between func()
 }
 
-func (c inThrees) Write(b []byte) (n int, err error) {
-	for ; n < len(b); n += 3 {
-		if _, err := c.Conn.Write(b[n:min(n+3, len(b))]); err != nil {
+func (c inPieces) Write(b []byte) (n int, err error) {
+	if _, err := c.cork.Write([]byte("#")); err != nil {
+		return 0, err
+	}
+	for ; n < len(b); n += c.size {
+		c.between()
+		if _, err := c.cork.Write(b[n:min(n+c.size, len(b))]); err != nil {
 			return n, err
 		}
-		c.between()
 	}
 	return len(b), nil
 }
@@ -39,7 +45,7 @@ func (c inThrees) Write(b []byte) (n int, err error) {
 func TestCork(t *testing.T) {
 	below := &pieces{}
 	cork := NewCork(below)
-	above := cork.Through(inThrees{cork, func() {}})
+	above := cork.Through(inPieces{cork: cork, size: 3, between: func() {}})
 	if _, err := cork.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
@@ -51,22 +57,41 @@ func TestCork(t *testing.T) {
 	if _, err := cork.Write([]byte("bye")); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"hello", "one message", "another", "bye"}, below.written); diff != "" {
+	// With its header the second is known to be whole one byte early.
+	if diff := cmp.Diff([]string{"hello", "#one message", "#another"[:7], "r", "bye"}, below.written); diff != "" {
 		t.Error(diff)
 	}
 }
 
-// What a layer says meanwhile of its own accord, such as the answer to a ping, goes with the message.
+// What a layer says meanwhile of its own accord, such as the answer to a ping, goes with the message, and nothing is held back when the message ends.
 func TestCorkHoldsNothingBack(t *testing.T) {
 	below := &pieces{}
 	cork := NewCork(below)
-	above := cork.Through(inThrees{cork, func() { _, _ = cork.Write([]byte("!")) }})
+	above := cork.Through(inPieces{cork: cork, size: 3, between: func() { _, _ = cork.Write([]byte("!")) }})
 	_, _ = above.Write([]byte("abcdef"))
-	if diff := cmp.Diff([]string{"abc!def!"}, below.written); diff != "" {
-		t.Error(diff)
+	if got := strings.Join(below.written, ""); got != "#!abc!def" || cork.held != nil {
+		t.Errorf("%q", below.written)
 	}
 	below.err = errors.New("the network is gone")
 	if _, err := above.Write([]byte("abc")); !errors.Is(err, below.err) {
 		t.Errorf("a message that was not sent: %v", err)
+	}
+}
+
+// A message of any length is held a record at a time, and comes whole.
+func TestCorkHoldsARecord(t *testing.T) {
+	below := &pieces{}
+	cork := NewCork(below)
+	message := strings.Repeat("0123456789", 20000)
+	if _, err := cork.Through(inPieces{cork: cork, size: 4096, between: func() {}}).Write([]byte(message)); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range below.written {
+		if len(p) > recordSize+4096 {
+			t.Errorf("%d bytes in one piece", len(p))
+		}
+	}
+	if strings.Join(below.written, "") != "#"+message || len(below.written) > 14 {
+		t.Errorf("%d pieces", len(below.written))
 	}
 }

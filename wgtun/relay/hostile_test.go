@@ -460,3 +460,35 @@ func TestDroppedClientCannotRenew(t *testing.T) {
 		}
 	})
 }
+
+// A relay that goes on talking, and takes nothing, is left.
+func TestRelayThatTakesNothingIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.node()
+		n.may()
+		n.config.Dial = func(context.Context) (net.Conn, error) {
+			here, there := net.Pipe()
+			w.serves.Go(func() {
+				defer there.Close()
+				_, _ = there.Write(appendFrame(nil, kindChallenge, []byte{version}, make([]byte, nonceSize)))
+				r := &reader{r: there, only: func(kind) bool { return true }}
+				defer r.release()
+				_, _, _ = r.next()
+				for _, err := there.Write(appendFrame(nil, kindWelcome, []byte{version})); err == nil; time.Sleep(time.Second) {
+					_, err = there.Write(appendFrame(nil, kindDatagram, make([]byte, addressSize+1)))
+				}
+			})
+			return here, nil
+		}
+		n.start()
+		synctest.Wait()
+		if !n.Status().Connected {
+			t.Fatalf("%+v", n.Status())
+		}
+		time.Sleep(writeTime + stalled)
+		if s := n.Status(); s.Connected && time.Since(s.Since) > writeTime {
+			t.Errorf("%+v", s)
+		}
+	})
+}

@@ -23,6 +23,7 @@ func TestIdleClientsCostLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l = PromptListener(l)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {

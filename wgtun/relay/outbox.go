@@ -59,7 +59,7 @@ func (o *outbox) signal() {
 }
 
 // put queues a datagram frame that bears the address of its sender, or receiver, and returns how many frames that cost: the oldest of the same
-// pair, or this one when all queues together are full.
+// pair, or this one when all queues together are full. The caller signals, once for all that it puts.
 func (o *outbox) put(pair Address, marked Address, datagram []byte) (lost int) {
 	n := headerSize + addressSize + len(datagram)
 	o.mu.Lock()
@@ -89,7 +89,6 @@ func (o *outbox) put(pair Address, marked Address, datagram []byte) (lost int) {
 	}
 	q.put(marked, datagram, n)
 	o.bytes += n
-	o.signal()
 	return lost
 }
 
@@ -106,7 +105,7 @@ func (o *outbox) say(k kind, parts ...[]byte) {
 	}
 }
 
-// take appends what is to be written next, one frame of each pair in turn, until b is full or nothing is left.
+// take appends what is to be written next, one frame of each pair in turn, until the next would make b longer than a batch or nothing is left.
 func (o *outbox) take(b []byte) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -114,8 +113,11 @@ func (o *outbox) take(b []byte) []byte {
 		b = append(b, c...)
 	}
 	o.control = nil
-	for len(o.turns) > 0 && len(b) < bufferSize {
+	for len(o.turns) > 0 {
 		q := o.turns[0]
+		if q.frames > 0 && len(b) > 0 && len(b)+q.next() > batchSize {
+			break
+		}
 		o.turns[0] = nil
 		o.turns = o.turns[1:]
 		if q.frames > 0 { // put may have dropped all there was
@@ -178,9 +180,12 @@ func (q *queue) room(n int) {
 	q.b, q.from = append(b, q.b[q.from:]...), 0
 }
 
+// next is how long the oldest frame is. There must be one.
+func (q *queue) next() int { return headerSize + int(binary.BigEndian.Uint32(q.b[q.from:])&0xffffff) }
+
 // oldest takes the oldest frame out; it is good until the next put. There must be one.
 func (q *queue) oldest() []byte {
-	n := headerSize + int(binary.BigEndian.Uint32(q.b[q.from:])&0xffffff)
+	n := q.next()
 	frame := q.b[q.from : q.from+n]
 	q.from += n
 	q.frames--

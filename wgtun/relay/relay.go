@@ -127,9 +127,22 @@ type reader struct {
 	r       io.Reader
 	only    func(kind) bool // kinds that may come; asked before anything is allocated
 	more    func(n int)     // told before n bytes are allocated; nil for nobody
+	reads   int             // of the connection, so far
+	before  func() error    // called before the connection is read, which may wait; nil for nothing
 	payload []byte          // of the newest frame
 	head    [headerSize]byte
 	buffer  *bufio.Reader // nil while idle
+}
+
+// Read reads from the connection.
+func (r *reader) Read(b []byte) (int, error) {
+	if r.before != nil {
+		if err := r.before(); err != nil {
+			return 0, err
+		}
+	}
+	r.reads++
+	return r.r.Read(b)
 }
 
 // next returns a frame. The payload is good until the next call. The error wraps ErrFrame, or is the connection's.
@@ -141,17 +154,20 @@ func (r *reader) next() (kind, []byte, error) {
 		buffers.Put(r.buffer)
 		r.buffer = nil
 	}
+	rest := r.head[:]
 	if r.buffer == nil {
 		// One byte is waited for without a buffer.
-		if _, err := io.ReadFull(r.r, r.head[:1]); err != nil {
+		if _, err := io.ReadFull(r, r.head[:1]); err != nil {
 			return 0, nil, err
 		}
 		r.buffer = buffers.Get().(*bufio.Reader)
-		r.buffer.Reset(r.r)
-	} else if _, err := io.ReadFull(r.buffer, r.head[:1]); err != nil {
-		return 0, nil, err
+		r.buffer.Reset(r)
+		rest = r.head[1:]
 	}
-	if _, err := io.ReadFull(r.buffer, r.head[1:]); err != nil {
+	if n, err := io.ReadFull(r.buffer, rest); err != nil {
+		if n == 0 && len(rest) == headerSize {
+			return 0, nil, err
+		}
 		return 0, nil, torn(err)
 	}
 	k, n := kind(r.head[0]), int(r.head[1])<<16|int(r.head[2])<<8|int(r.head[3])
@@ -161,6 +177,11 @@ func (r *reader) next() (kind, []byte, error) {
 		return 0, nil, fmt.Errorf("%w: type %d does not belong here", ErrFrame, k)
 	case n < least || n > most:
 		return 0, nil, fmt.Errorf("%w: %d bytes in one of type %d", ErrFrame, n, k)
+	}
+	if n <= r.buffer.Buffered() { // as is the rule under load: it stays where it is
+		payload, _ := r.buffer.Peek(n)
+		_, _ = r.buffer.Discard(n)
+		return k, payload, nil
 	}
 	if err := r.fill(n); err != nil {
 		return 0, nil, torn(err)

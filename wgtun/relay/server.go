@@ -104,13 +104,16 @@ type client struct {
 	heard   atomic.Int64         // nanoseconds since the server began, which no step of the clock moves
 	out     *outbox
 	limit   *rate.Limiter
+	prompt  *Prompt    // below conn; nil if conn's writes wait
+	writing sync.Mutex // whoever takes from out and writes that
 
 	ending atomic.Bool
 	ended  chan struct{} // closed when end is done
 
-	mu    sync.Mutex
-	timer *time.Timer // calls watch
-	left  bool        // Serve is about to return
+	mu       sync.Mutex
+	timer    *time.Timer // calls watch
+	left     bool        // Serve is about to return
+	farewell bool        // the last limit of writes is set
 }
 
 // refusal ends a connection with a word to the client.
@@ -152,7 +155,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	var writing sync.WaitGroup
 	writing.Go(func() { c.write() })
 	c.watchOn()
-	err = c.read(ctx, r)
+	err = (&arrivals{client: c, r: r}).run(ctx)
 	c.watchNoMore()
 	c.end(err)
 	writing.Wait()
@@ -204,6 +207,9 @@ func (s *Server) admit(conn net.Conn, r *reader) (*client, error) {
 	}
 	c.pass.Store(pass)
 	c.heard.Store(int64(time.Since(s.began)))
+	if c.prompt = promptOf(conn); c.prompt != nil {
+		c.prompt.begin(c.out.signal)
+	}
 	c.out.say(kindWelcome, []byte{version})
 	return c, s.enter(c)
 }
@@ -268,45 +274,6 @@ func (s *Server) Stats() ServerStats {
 	}
 }
 
-// read takes what the client sends until it ends.
-func (c *client) read(ctx context.Context, r *reader) error {
-	r.only = func(k kind) bool { return k == kindDatagram || k == kindRenew || k == kindPing || k == kindPong }
-	for {
-		k, payload, err := r.next()
-		if errors.Is(err, ErrFrame) {
-			c.server.refused.Add(1)
-			return &refusal{codeForm, err.Error()}
-		}
-		if err != nil {
-			return err
-		}
-		c.heard.Store(int64(time.Since(c.server.began)))
-		// Who sends more than its share waits; nobody else does.
-		if err := c.limit.WaitN(ctx, cost(k, len(payload))); err != nil {
-			return err
-		}
-		switch k {
-		case kindDatagram:
-			c.server.forward(c, Address(payload[:addressSize]), payload[addressSize:])
-		case kindRenew:
-			if err := c.renew(payload); err != nil {
-				c.server.refused.Add(1)
-				return err
-			}
-		case kindPing:
-			c.out.say(kindPong, payload)
-		}
-	}
-}
-
-// cost is what a frame counts as against a client's rate, in bytes.
-func cost(k kind, payload int) int {
-	if k == kindRenew {
-		return max(payload, renewCost)
-	}
-	return max(payload+headerSize, frameCost)
-}
-
 // renew takes a newer pass.
 func (c *client) renew(signed []byte) error {
 	s := c.server
@@ -325,46 +292,24 @@ func (c *client) renew(signed []byte) error {
 	return nil
 }
 
-// forward hands a datagram to its receiver's queue, if the two may meet.
-func (s *Server) forward(from *client, to Address, datagram []byte) {
+// forward hands a datagram to its receiver's queue, if the two may meet now. It returns the receiver, or nil.
+func (s *Server) forward(now time.Time, from *client, to Address, datagram []byte) *client {
 	s.mu.RLock()
 	c := s.clients[to]
 	s.mu.RUnlock()
 	if c == nil {
 		s.absent.Add(1)
-		return
+		return nil
 	}
-	now, a, b := s.config.Now(), from.pass.Load(), c.pass.Load()
+	a, b := from.pass.Load(), c.pass.Load()
 	if !a.Holds(now) || !b.Holds(now) || !a.Names(to) || !b.Names(from.address) || s.config.May != nil && !s.config.May(from.address, to) {
 		s.forbidden.Add(1)
-		return
+		return nil
 	}
 	s.datagrams.Add(1)
 	s.bytes.Add(uint64(len(datagram)))
 	s.full.Add(uint64(c.out.put(from.address, from.address, datagram)))
-}
-
-// write writes what is in the outbox until it is closed and empty, or a write fails.
-func (c *client) write() {
-	for range c.out.wake {
-		batch := batches.Get().(*[]byte)
-		for {
-			b := c.out.take((*batch)[:0])
-			if len(b) == 0 {
-				break
-			}
-			_ = c.conn.SetWriteDeadline(time.Now().Add(writeTime))
-			if _, err := c.conn.Write(b); err != nil {
-				c.out.close()
-				c.conn.Close() // read ends with it
-				break
-			}
-		}
-		batches.Put(batch)
-		if c.out.over() {
-			return
-		}
-	}
+	return c
 }
 
 // watch pings a silent client, and ends one that is gone or whose pass has run out.
@@ -412,7 +357,7 @@ func (c *client) end(err error) {
 	var why *refusal
 	if errors.As(err, &why) {
 		c.server.config.Logger.Debug("a client is sent away", "reason", why.text)
-		_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+		c.limitWrites(time.Second, true)
 		_, _ = c.conn.Write(why.frame())
 	}
 	c.conn.Close()

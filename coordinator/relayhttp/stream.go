@@ -1,0 +1,110 @@
+package relayhttp
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/coder/websocket"
+)
+
+// hijack is a ResponseWriter that tells which connection became the WebSocket.
+type hijack struct {
+	http.ResponseWriter
+	conn net.Conn // nil before Hijack
+}
+
+func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, both, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	h.conn = conn
+	return conn, both, err
+}
+
+// stream is a client's WebSocket as the relay sees it: messages, end to end. The library's own (websocket.NetConn) makes each of them cost several
+// contexts, and TLS make two records of it. What the library writes of its own accord, such as a pong, is a whole frame too, so that both
+// may write to the connection.
+type stream struct {
+	net.Conn // below the WebSocket: for deadlines, and to write to
+	ws       *websocket.Conn
+	ctx      context.Context // never ends: who closes the connection ends what waits
+	reading  io.Reader       // the rest of a message; nil between two
+	writes   atomic.Int32
+	opened   func() // gives back the place among those whose login is under way
+}
+
+func newStream(ctx context.Context, conn net.Conn, ws *websocket.Conn, opened func()) *stream {
+	ws.SetReadLimit(maxMessage)
+	return &stream{Conn: conn, ws: ws, ctx: context.WithoutCancel(ctx), opened: opened}
+}
+
+// NetConn tells what is below, as a tls.Conn's does.
+func (s *stream) NetConn() net.Conn { return s.Conn }
+
+// Read is for one goroutine. The error is io.EOF where the client has said goodbye.
+func (s *stream) Read(b []byte) (int, error) {
+	for {
+		if s.reading == nil {
+			kind, r, err := s.ws.Reader(s.ctx)
+			if err != nil {
+				return 0, over(err)
+			}
+			if kind != websocket.MessageBinary {
+				return 0, errors.New("a text message came, and a relay takes binary ones only")
+			}
+			s.reading = r
+		}
+		n, err := s.reading.Read(b)
+		if errors.Is(err, io.EOF) {
+			s.reading, err = nil, nil
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+func over(err error) error {
+	if status := websocket.CloseStatus(err); status == websocket.StatusNormalClosure || status == websocket.StatusGoingAway {
+		return io.EOF
+	}
+	return err
+}
+
+// messages are lent to Write.
+var messages = sync.Pool{New: func() any { return new([]byte) }}
+
+// Write writes one message.
+func (s *stream) Write(b []byte) (int, error) {
+	if s.writes.Add(1) == 2 {
+		s.opened()
+	}
+	m := messages.Get().(*[]byte)
+	defer messages.Put(m)
+	*m = append(appendHeader((*m)[:0], len(b)), b...)
+	if _, err := s.Conn.Write(*m); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// appendHeader appends the header of an unmasked binary message of n bytes in one frame (RFC 6455, section 5.2).
+func appendHeader(b []byte, n int) []byte {
+	const wholeBinary = 0x82 // FIN, opcode 2
+	switch {
+	case n < 126:
+		return append(b, wholeBinary, byte(n))
+	case n <= math.MaxUint16:
+		return binary.BigEndian.AppendUint16(append(b, wholeBinary, 126), uint16(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, wholeBinary, 127), uint64(n))
+}
+
+// Close waits for nothing, unlike NetConn's, which gives a client 5 s to say goodbye: the relay closes many at once, and those it has cut off.
+func (s *stream) Close() error { return s.ws.CloseNow() }
