@@ -216,9 +216,13 @@ func (t *Tunnel) tellCuts(cuts []filter.Cut) {
 		return
 	}
 	var resets [][]byte
+	var place []byte
 	for i := range cuts {
-		if reset := cuts[i].AppendReset(make([]byte, injectOffset, injectOffset+packet.MaxReset)); len(reset) > injectOffset {
-			resets = append(resets, reset)
+		if place == nil {
+			place = make([]byte, injectOffset, injectOffset+packet.MaxReset)
+		}
+		if reset := cuts[i].AppendReset(place); len(reset) > injectOffset {
+			resets, place = append(resets, reset), nil
 		}
 	}
 	t.inject.must(resets)

@@ -17,7 +17,7 @@ type Cut struct {
 	clock *clock
 }
 
-// Flow is what was cut, as it stood; the zero Flow of a zero Cut.
+// Flow is what was cut, as it stood; the zero Flow of a zero Cut. When the host slept between the cut and this call, its times are early by that sleep.
 func (c *Cut) Flow() Flow {
 	if c.was.origin == nil {
 		return Flow{}

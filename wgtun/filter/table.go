@@ -154,10 +154,10 @@ func (t *table) init(limit int) {
 }
 
 // hash is keyed with secrets, so that nobody can aim many flows at one chain. Multiply and fold both halves, as wyhash does; the addresses of
-// IPv4 go into one word.
+// IPv4 go into one word. One fold would leave keys that differ by a stride in slots that do; a second one does not.
 func (t *table) hash(k *key) uint64 {
-	if k.local.Hi|k.remote.Hi == 0 {
-		return fold(k.local.Lo<<32^k.remote.Lo&math.MaxUint32^t.seeds[0], k.meta^t.seeds[1])
+	if k.meta>>48 == 0 {
+		return t.finish(fold(k.local.Lo<<32^k.remote.Lo&math.MaxUint32^t.seeds[0], k.meta^t.seeds[1]))
 	}
 	return t.hash6(k)
 }
@@ -165,8 +165,10 @@ func (t *table) hash(k *key) uint64 {
 func (t *table) hash6(k *key) uint64 {
 	a := fold(k.local.Hi^t.seeds[0], k.local.Lo^t.seeds[1])
 	b := fold(k.remote.Hi^t.seeds[2], k.remote.Lo^t.seeds[3])
-	return fold(a^b^k.meta, t.seeds[4]^bits.RotateLeft64(b, 17))
+	return t.finish(fold(a^b^k.meta, t.seeds[4]^bits.RotateLeft64(b, 17)))
 }
+
+func (t *table) finish(h uint64) uint64 { return fold(h^t.seeds[2], t.seeds[3]) }
 
 // find is shard.find for a key whose hash, which it returns, is not known.
 func (t *table) find(k *key) (*flow, uint64) {
