@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,8 +20,8 @@ import (
 )
 
 const (
-	// rotationKills is how often an agent is killed while its key changes.
-	rotationKills = 5
+	// rotationKills is how often an agent is killed while its key changes. Each change is told to the coordinator twice, which takes ten in a row of a node.
+	rotationKills = 4
 	// rotationTime is what a change takes, from the command to the report; the kill comes at any moment of it, and a little later.
 	rotationTime = 1800 * time.Millisecond
 	// revival is how soon after its start such an agent is reached again; TCP and WireGuard repeat what was lost after seconds.
@@ -74,7 +75,7 @@ func TestKilledWhileItsKeyChanges(t *testing.T) {
 			_, err := who.CLI(ctx, "rotate")
 			rotated <- err
 		}()
-		moment := (time.Duration(round)*rotationTime + rand.N(rotationTime)) / rotationKills // one in each fifth
+		moment := (time.Duration(round)*rotationTime + rand.N(rotationTime)) / rotationKills // one in each part of it
 		time.Sleep(moment)
 		who.Kill()
 		cancel()
@@ -170,4 +171,63 @@ func TestFormerStateIsUseless(t *testing.T) {
 	n.reaches(alice, db)
 	n.must(errors.Join(n.knows(alice, db), n.knows(db, alice)))
 	n.refusesNobody(alice, db)
+}
+
+// TestCoordinatorSetBack sets the coordinator back to a backup of before a server's key changed, and brings its generations above those that nodes hold. The
+// laptop, though it was started anew, believes no former key; the server's next report mends it.
+func TestCoordinatorSetBack(t *testing.T) {
+	n := newNetwork(t, false, policyFor(openPorts), "--policy-breaker", "off") // which would wait for the nodes to come back
+	n.laptop("alice")
+	db := n.server("db", "tag:db")
+	alice := n.nodes["alice"]
+	for proto, at := range map[string]string{"tcp": "[::]:5432", "udp": "[::]:5353"} {
+		_, err := db.Host.Serve(n.ctx, proto, at)
+		n.must(err)
+	}
+	n.reaches(alice, db)
+	dir := n.coordinator.Dir()
+	n.must(n.coordinator.Stop(5 * time.Second))
+	_, err := n.coordinator.Host.Run(n.ctx, "cp", "-a", dir, dir+".backup")
+	n.must(err)
+	n.must(n.coordinator.Start(n.ctx))
+	n.eventually("the key is changed", func() error { // the agent may not have noticed yet that the coordinator is back
+		_, err := db.CLI(n.ctx, "rotate")
+		return err
+	})
+	n.eventually("alice has the map that names it", func() error { return n.knows(alice, db) })
+	former := n.generation(alice)
+	n.must(db.Stop(5 * time.Second))
+	n.must(alice.Stop(5 * time.Second))
+	n.must(n.coordinator.Stop(5 * time.Second))
+	n.must(os.Rename(dir, dir+".newer"))
+	n.must(os.Rename(dir+".backup", dir))
+	n.must(n.coordinator.Start(n.ctx))
+	for i := range 4 { // a change of a key raises it by two
+		n.commit(policyFor(fmt.Sprintf(`%s, "tcp:%d"`, openPorts, 6000+i)))
+		n.operate("policy", "reload")
+	}
+	n.must(alice.Start(n.ctx))
+	n.eventually("alice takes a map of the coordinator's", func() error {
+		if g := n.generation(alice); g <= former {
+			return fmt.Errorf("it holds generation %d, as before", g)
+		}
+		return nil
+	})
+	out, err := alice.CLI(n.ctx, "peers")
+	n.must(err)
+	t.Logf("picket peers:\n%s", out)
+	if !strings.Contains(out, "! db is refused: its key certificate (serial ") {
+		t.Errorf("a former key is believed:\n%s", out)
+	}
+	n.must(db.Start(n.ctx))
+	n.reaches(alice, db)
+	n.refusesNobody(alice, db)
+}
+
+// generation is that of the map which a node holds.
+func (n *network) generation(node *lab.Node) uint64 {
+	n.t.Helper()
+	s, err := node.Status(n.ctx)
+	n.must(err)
+	return s.Generation
 }
