@@ -51,8 +51,8 @@ func judge(c protocol.Content, of acquaintance, own shownKeys, now time.Time, of
 		if _, ok := of.known[p.Node]; !ok {
 			j.met[p.Node] = p.Device
 		}
-		if b := (bearer{p.Node, p.Device}); cert.Serial > of.newest[b].serial {
-			j.risen[b] = seen{cert.Serial, cert.NotAfter}
+		if b := bearerOf(p); cert.Serial > of.newest[b].serial {
+			j.risen[b] = seenIn(cert)
 		}
 		used.Peers = append(used.Peers, p)
 		j.next = soonest(j.next, cert.NotAfter, p.Expires)
@@ -141,7 +141,7 @@ func judgePeer(p protocol.Peer, of acquaintance, now time.Time) (key.Certificate
 	if !now.Before(p.Expires) {
 		return cert, errors.New("its login ended: its owner must run picket up there")
 	}
-	return notOlder(of.newest[bearer{p.Node, p.Device}].serial, cert, p, now)
+	return notOlder(of.newest[bearerOf(p)].serial, cert, p, now)
 }
 
 // notOlder refuses a certificate that is older than the newest one seen. When that is of the peer's next key, the map is only older than

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -21,14 +22,18 @@ const maxFormer = 4096
 // bearer is a device under the node id that the coordinator gave it. A peer that was set up anew has another device key, and begins anew.
 type bearer struct {
 	node   acl.NodeID
-	device key.DevicePublic
+	device statefile.Fingerprint
 }
+
+func bearerOf(p protocol.Peer) bearer { return bearer{p.Node, statefile.FingerprintOf(p.Device)} }
 
 // seen is the newest certificate of a bearer.
 type seen struct {
 	serial uint64
-	until  time.Time // its end, by the coordinator's clock
+	until  int64 // its end, by the coordinator's clock; Unix seconds
 }
+
+func seenIn(c key.Certificate) seen { return seen{c.Serial, c.NotAfter.Unix()} }
 
 // newest is what was seen of each peer.
 type newest struct {
@@ -74,13 +79,13 @@ func (n *newest) take(risen map[bearer]seen) {
 func (n *newest) prune(peers []protocol.Peer, now time.Time) {
 	current := make(map[bearer]bool, len(peers))
 	for _, p := range peers {
-		current[bearer{p.Node, p.Device}] = true
+		current[bearerOf(p)] = true
 	}
 	var former []bearer
 	for b, s := range n.seen {
 		switch {
 		case current[b]:
-		case now.Before(s.until):
+		case now.Unix() < s.until:
 			former = append(former, b)
 		default:
 			delete(n.seen, b)
@@ -89,7 +94,7 @@ func (n *newest) prune(peers []protocol.Peer, now time.Time) {
 	if len(former) <= maxFormer {
 		return
 	}
-	slices.SortFunc(former, func(a, b bearer) int { return n.seen[a].until.Compare(n.seen[b].until) })
+	slices.SortFunc(former, func(a, b bearer) int { return cmp.Compare(n.seen[a].until, n.seen[b].until) })
 	for _, b := range former[:len(former)-maxFormer] {
 		delete(n.seen, b)
 	}
@@ -120,7 +125,7 @@ func (n *Node) onHeir(ctx context.Context, node acl.NodeID, next key.TunnelPubli
 			}
 			cert, err := key.OpenCertificate(p.Next, string(p.Node), p.Device, n.clock.now())
 			if err == nil && cert.Tunnel == next {
-				n.id.newest.take(map[bearer]seen{{p.Node, p.Device}: {cert.Serial, cert.NotAfter}})
+				n.id.newest.take(map[bearer]seen{bearerOf(p): seenIn(cert)})
 			}
 		}
 	})

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -64,10 +65,7 @@ func TestFormerCertificateIsRefused(t *testing.T) {
 			file := filepath.Join(w.dir, "serials.json")
 			text, err := os.ReadFile(file)
 			w.stop()
-			if err := os.WriteFile(file, text, 0o600); err != nil { // whatever was written at the end
-				w.t.Fatal(err)
-			}
-			if err != nil {
+			if err := errors.Join(err, os.WriteFile(file, text, 0o600)); err != nil { // in place of what was written at the end
 				w.t.Fatal(err)
 			}
 			w.start()
@@ -228,14 +226,15 @@ func TestDamagedSerialsKeepNobodyFromRunning(t *testing.T) {
 // TestNewestIsBounded: what the map names stays; of the others those go whose certificates have ended, and above the bound those that end first.
 func TestNewestIsBounded(t *testing.T) {
 	now := time.Now()
-	device := key.NewDevice().Public()
+	public := key.NewDevice().Public()
+	device := statefile.FingerprintOf(public)
 	n := newest{seen: make(map[bearer]seen)}
 	var peers []protocol.Peer
 	for i := range 2*maxFormer + 10 {
 		id := acl.NodeID(fmt.Sprint("n", i))
-		n.take(map[bearer]seen{{id, device}: {1, now.Add(time.Duration(i-9) * time.Second)}})
+		n.take(map[bearer]seen{{id, device}: {1, now.Unix() + int64(i-9)}})
 		if i < 5 {
-			peers = append(peers, protocol.Peer{Subject: acl.Subject{Node: id}, Device: device})
+			peers = append(peers, protocol.Peer{Subject: acl.Subject{Node: id}, Device: public})
 		}
 	}
 	n.prune(peers, now)
@@ -249,12 +248,12 @@ func TestNewestIsBounded(t *testing.T) {
 	if len(left) != 5+maxFormer || !slices.Equal(left[:5], []int{0, 1, 2, 3, 4}) || left[5] != maxFormer+10 {
 		t.Errorf("%d are left, %v", len(left), left[:8])
 	}
-	n.seen = map[bearer]seen{{"a", device}: {3, now.Add(-time.Second)}, {"b", device}: {3, now.Add(time.Second)}}
+	n.seen = map[bearer]seen{{"a", device}: {3, now.Unix()}, {"b", device}: {3, now.Unix() + 1}}
 	n.prune(nil, now)
 	if _, ok := n.seen[bearer{"b", device}]; !ok || len(n.seen) != 1 {
 		t.Errorf("left: %v", n.seen)
 	}
-	n.take(map[bearer]seen{{"b", device}: {2, now.Add(time.Hour)}})
+	n.take(map[bearer]seen{{"b", device}: {2, now.Unix() + 3600}})
 	if n.seen[bearer{"b", device}].serial != 3 {
 		t.Error("lowered")
 	}

@@ -1,8 +1,6 @@
 package statefile
 
 import (
-	"time"
-
 	"picket.internal/acl"
 	"picket.internal/wgtun/key"
 )
@@ -16,11 +14,17 @@ type Serials struct {
 
 // Seen is one peer's, under one device key.
 type Seen struct {
-	Node   acl.NodeID       `json:"node"`
-	Device key.DevicePublic `json:"device"`
-	Serial uint64           `json:"serial"`
-	Until  time.Time        `json:"until"` // when the certificate ends, by the coordinator's clock
+	Node   acl.NodeID  `json:"node"`
+	Device Fingerprint `json:"device"`
+	Serial uint64      `json:"serial"`
+	Until  int64       `json:"until"` // when the certificate ends, by the coordinator's clock; Unix seconds
 }
+
+// Fingerprint is the first half of a device key: enough to tell a node's keys apart, and there may be thousands of nodes.
+type Fingerprint [16]byte
+
+// FingerprintOf is k's.
+func FingerprintOf(k key.DevicePublic) Fingerprint { return Fingerprint(k[:16]) }
 
 // Serials reads serials.json; an empty Serials when there is none yet. When it cannot be read, the error comes beside the version before it, or an
 // empty Serials: serials only rise, so an older file is never wrong, and none only knows less.

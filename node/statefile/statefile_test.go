@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -50,7 +49,7 @@ func TestRoundTrip(t *testing.T) {
 	p := Peers{Known: map[acl.NodeID]key.DevicePublic{"p1": key.NewDevice().Public()}}
 	m := Map{Network: "net1", Node: "n1", OffsetMillis: -1500, Hints: []protocol.Hint{{Node: "p1", Online: true}},
 		Signed: protocol.Map{Header: []byte(`{"a":1}`), Signature: []byte{9}, Put: []protocol.Entry{{ID: "self", Data: []byte("{}")}}}}
-	seen := Serials{Seen: []Seen{{Node: "p1", Device: p.Known["p1"], Serial: 1<<64 - 1, Until: time.Unix(1_800_000_000, 0).UTC()}}}
+	seen := Serials{Seen: []Seen{{Node: "p1", Device: FingerprintOf(p.Known["p1"]), Serial: 1<<64 - 1, Until: 1_800_000_000}}}
 	if err := errors.Join(d.SaveNode(n), d.SavePeers(p), d.SaveMap(m), d.SaveSerials(seen)); err != nil {
 		t.Fatal(err)
 	}
