@@ -22,7 +22,7 @@ import (
 const rotationRate = 2000
 
 // TestRotationLosesNoPacket changes the tunnel key of either end, three times each, under a TCP connection and 2,000 datagrams a second both
-// ways: none is lost, and the device's key is another each time.
+// ways: none is lost, and the device's key is another each time, under which alone the other end's device has it.
 func TestRotationLosesNoPacket(t *testing.T) {
 	n := newNetwork(t, false, policyFor(openPorts))
 	n.laptop("alice")
@@ -36,7 +36,8 @@ func TestRotationLosesNoPacket(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	seen := map[string]bool{}
 	for round := range 3 {
-		for _, who := range []*lab.Node{alice, db} {
+		for i, who := range []*lab.Node{alice, db} {
+			former := n.wireGuard(who).PublicKey
 			var r localapi.Rotation
 			n.must(who.JSON(n.ctx, &r, "rotate", "--timeout", "60s"))
 			t.Logf("round %d, %s: %s follows %s; known after %v, sessions after %v, %d of %d peers without", round, who.Host.Name, r.Key, r.Former, r.Waited, r.Took, r.Without, r.Peers)
@@ -49,7 +50,13 @@ func TestRotationLosesNoPacket(t *testing.T) {
 			if s.TunnelKey.Key != r.Key || s.TunnelKey.Next.IsZero() {
 				t.Errorf("status has %+v", s.TunnelKey)
 			}
-			time.Sleep(2 * time.Second)
+			time.Sleep(2 * time.Second) // the other end's device keeps the former key for a second
+			if now := n.wireGuard(who).PublicKey; now == former {
+				t.Errorf("round %d: the device of %s has its former key", round, who.Host.Name)
+			}
+			if err := n.knows([]*lab.Node{db, alice}[i], who); err != nil {
+				t.Errorf("round %d: %v", round, err)
+			}
 		}
 	}
 	sent, lost := load.end()

@@ -103,11 +103,14 @@ func (n *Node) saveMap() {
 
 // noteSave shows a failure to write in the status until a later write succeeds.
 func (n *Node) noteSave(err error) {
-	n.trouble.state = ""
-	if err != nil {
-		n.log.Error("the state directory cannot be written", "reason", err)
-		n.trouble.state = err.Error()
+	if err == nil {
+		n.trouble.state = ""
+		return
 	}
+	if n.trouble.state != err.Error() { // it is tried again and again
+		n.log.Error("the state directory cannot be written", "reason", err)
+	}
+	n.trouble.state = err.Error()
 }
 
 // leaseEnd is when the map held lapses: its lease, or this node's own admission. The zero time when none is held.
@@ -133,7 +136,9 @@ func (n *Node) enforce() (cut int, err error) {
 		return 0, errors.New("this node's login ended")
 	}
 	n.settleExit()
-	n.map_.judged = judge(wantedRoutes(h.content, n.routed()), n.id.peers.Known, n.id.shown(), now, n.clock.offset)
+	n.map_.judged = judge(wantedRoutes(h.content, n.routed()), n.id.acquaintance(), n.id.shown(), now, n.clock.offset)
+	n.id.newest.take(n.map_.judged.risen)
+	n.map_.judged.risen = nil
 	n.warnRefused()
 	if !now.Before(n.leaseEnd()) {
 		n.setTimer(time.Time{})
@@ -289,7 +294,7 @@ func (n *Node) startOverlay(ctx context.Context) {
 	o, err := n.reach.overlay(ctx, overlayConfig{
 		name: n.config.TUN, mtu: n.mtu(), port: n.port(ctx), tunnel: n.id.node.Tunnel, probe: n.id.node.Probe,
 		ranges: n.map_.held.content.Network.Overlay, loopback: n.config.Loopback || hostnet.OnlyLoopback(), onCut: n.onCut, relay: n.relaying.set, logger: n.log,
-		inbound: &n.inbound, listeners: n.config.Listeners, onSeek: n.onSeek, onReflected: n.onReflected,
+		inbound: &n.inbound, listeners: n.config.Listeners, onSeek: n.onSeek, onReflected: n.onReflected, onHeir: n.onHeir,
 	})
 	if err != nil {
 		if n.trouble.overlay != err.Error() {

@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -23,14 +24,15 @@ const (
 
 // identity is who this node is, and whom it knows, as on disk. Owned by Run.
 type identity struct {
-	dir   *statefile.Dir
-	node  statefile.Node
-	peers statefile.Peers
-	renew time.Time // when the certificate is to be made anew, by the coordinator's clock; zero looks at it
+	dir    *statefile.Dir
+	node   statefile.Node
+	peers  statefile.Peers
+	newest newest
+	renew  time.Time // when the certificate is to be made anew, by the coordinator's clock; zero looks at it
 }
 
 // loadIdentity reads the state directory, and makes keys on the first start.
-func loadIdentity(dir *statefile.Dir) (*identity, error) {
+func loadIdentity(dir *statefile.Dir, log *slog.Logger) (*identity, error) {
 	node, ok, err := dir.Node()
 	if err != nil {
 		return nil, err
@@ -39,7 +41,7 @@ func loadIdentity(dir *statefile.Dir) (*identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := &identity{dir: dir, node: node, peers: peers}
+	id := &identity{dir: dir, node: node, peers: peers, newest: loadNewest(dir, log)}
 	if ok {
 		return id, nil
 	}
@@ -67,6 +69,7 @@ func (id *identity) door() door {
 func (id *identity) admit(url string, coordinator key.CoordinatorPublic, network protocol.NetworkID, node acl.NodeID) error {
 	if network != id.node.Network {
 		id.peers = statefile.Peers{Known: make(map[acl.NodeID]key.DevicePublic)}
+		id.newest = newest{seen: make(map[bearer]seen), unsaved: true}
 		if err := id.dir.SavePeers(id.peers); err != nil {
 			return err
 		}

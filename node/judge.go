@@ -19,6 +19,7 @@ type judgement struct {
 	refused map[acl.NodeID]string           // why, in words, by the peers left out
 	changed map[acl.NodeID]key.DevicePublic // the new device key of peers left out for it
 	met     map[acl.NodeID]key.DevicePublic // peers never met before
+	risen   map[bearer]seen                 // peers whose certificate is newer than the newest known
 	rules   *acl.Ruleset                    // between this node and the peers that are used, at this host's clock
 	next    time.Time                       // when something of it ends, at the coordinator's clock; zero never
 }
@@ -26,16 +27,17 @@ type judgement struct {
 // judge decides which peers are used at time now of the coordinator's clock, offset ahead of this host's. A peer refused leaves the others
 // as they are; its subject is left out of the rules, so that a packet to it is refused at once rather than lost. So must everything be that
 // a peer chooses itself: were one able to have the map refused whole, it could keep what a newer map takes away. own are this node's keys.
-func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, own shownKeys, now time.Time, offset time.Duration) judgement {
+func judge(c protocol.Content, of acquaintance, own shownKeys, now time.Time, offset time.Duration) judgement {
 	j := judgement{
 		peers:   make([]wgtun.Peer, 0, len(c.Peers)), // it stays, and there may be thousands
 		refused: make(map[acl.NodeID]string),
 		changed: make(map[acl.NodeID]key.DevicePublic),
 		met:     make(map[acl.NodeID]key.DevicePublic),
+		risen:   make(map[bearer]seen),
 	}
 	used := c
 	used.Peers = nil
-	verdicts := judgePeers(c.Peers, known, own, now)
+	verdicts := judgePeers(c.Peers, of, own, now)
 	for i, p := range c.Peers {
 		cert, err := verdicts[i].cert, verdicts[i].err
 		if err != nil {
@@ -46,8 +48,11 @@ func judge(c protocol.Content, known map[acl.NodeID]key.DevicePublic, own shownK
 			j.next = soonest(j.next, startOf(err, cert, now))
 			continue
 		}
-		if _, ok := known[p.Node]; !ok {
+		if _, ok := of.known[p.Node]; !ok {
 			j.met[p.Node] = p.Device
+		}
+		if b := bearerOf(p); cert.Serial > of.newest[b].serial {
+			j.risen[b] = seenIn(cert)
 		}
 		used.Peers = append(used.Peers, p)
 		j.next = soonest(j.next, cert.NotAfter, p.Expires)
@@ -82,14 +87,14 @@ type judged struct {
 
 // judgePeers judges each peer by itself, and then what those that are left show together. Keys of both kinds are counted as one kind: they
 // are 32 random bytes.
-func judgePeers(peers []protocol.Peer, known map[acl.NodeID]key.DevicePublic, own shownKeys, now time.Time) []judged {
+func judgePeers(peers []protocol.Peer, of acquaintance, own shownKeys, now time.Time) []judged {
 	shown := map[[key.Size]byte]int{own.tunnel: 1, own.probe: 1}
 	if !own.next.IsZero() {
 		shown[own.next] = 1
 	}
 	out := make([]judged, len(peers))
 	for i, p := range peers {
-		cert, err := judgePeer(p, known, now)
+		cert, err := judgePeer(p, of, now)
 		if out[i] = (judged{cert: cert, err: err}); err == nil {
 			shown[cert.Tunnel]++
 			shown[cert.Probe]++
@@ -125,8 +130,8 @@ func judgeNext(peers []protocol.Peer, out []judged, shown map[[key.Size]byte]int
 }
 
 // judgePeer verifies one peer's certificate under the device key it is known by.
-func judgePeer(p protocol.Peer, known map[acl.NodeID]key.DevicePublic, now time.Time) (key.Certificate, error) {
-	if k, ok := known[p.Node]; ok && k != p.Device {
+func judgePeer(p protocol.Peer, of acquaintance, now time.Time) (key.Certificate, error) {
+	if k, ok := of.known[p.Node]; ok && k != p.Device {
 		return key.Certificate{}, fmt.Errorf("%w from %s to %s: ask its owner whether it was set up anew, then picket trust %s", errDeviceKey, k.Short(), p.Device.Short(), p.Name)
 	}
 	cert, err := key.OpenCertificate(p.Certificate, string(p.Node), p.Device, now)
@@ -136,7 +141,21 @@ func judgePeer(p protocol.Peer, known map[acl.NodeID]key.DevicePublic, now time.
 	if !now.Before(p.Expires) {
 		return cert, errors.New("its login ended: its owner must run picket up there")
 	}
-	return cert, nil
+	return notOlder(of.newest[bearerOf(p)].serial, cert, p, now)
+}
+
+// notOlder refuses a certificate that is older than the newest one seen. When that is of the peer's next key, the map is only older than
+// the peer's change, and the next key is the one to use.
+func notOlder(newest uint64, cert key.Certificate, p protocol.Peer, now time.Time) (key.Certificate, error) {
+	if cert.Serial >= newest {
+		return cert, nil
+	}
+	next, err := key.OpenCertificate(p.Next, string(p.Node), p.Device, now)
+	if err == nil && next.Serial >= newest && next.Probe == cert.Probe {
+		return next, nil
+	}
+	return cert, fmt.Errorf("its key certificate (serial %d) is older than one it has shown before (serial %d), so others may have the key in it: nothing passes until the coordinator "+
+		"has a newer one of it; tell the coordinator's operator", cert.Serial, newest)
 }
 
 // startOf is when a certificate that is only too early will hold; the zero time otherwise.

@@ -150,7 +150,7 @@ func New(c Config) (*Node, error) {
 	if c.Listeners != nil && (c.TUN != Userspace || c.Socket != nil || c.SOCKS5 != nil || c.HTTPProxy != nil) {
 		return nil, errors.New("node: one inside a program has no interface, no socket and no proxy")
 	}
-	id, err := loadIdentity(c.State)
+	id, err := loadIdentity(c.State, c.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -197,6 +197,7 @@ func (n *Node) Run(ctx context.Context) error {
 			n.saveFlows()
 			n.stopOverlay()
 			n.saveMap() // for the newest hints
+			n.saveNewest()
 			cause := context.Cause(ctx)
 			if errors.Is(cause, context.Canceled) {
 				return nil
@@ -322,6 +323,7 @@ func (n *Node) tend(ctx context.Context) {
 		}
 		n.settle(0)
 	}
+	n.saveNewest()
 	n.mirror(ctx)
 	n.noteMove(ctx, n.changed)
 	n.tellEvidence()

@@ -84,9 +84,10 @@ type overlayConfig struct {
 	listeners *userspace.Listeners
 	relay     path.Carrier
 	onCut     func([]filter.Cut)
-	// onSeek and onReflected are wgtun.Config's.
+	// onSeek, onReflected and onHeir are wgtun.Config's.
 	onSeek      func(context.Context, acl.NodeID)
 	onReflected func(context.Context)
+	onHeir      func(context.Context, acl.NodeID, key.TunnelPublic)
 	logger      *slog.Logger
 }
 

@@ -53,7 +53,7 @@ func openTUN(c overlayConfig) (overlay, error) {
 	o.Tunnel, err = wgtun.New(wgtun.Config{
 		TUN: device, Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, Mark: hostnet.Mark,
 		OnCut:  func(cuts []filter.Cut) { o.forget(cuts); c.onCut(cuts) },
-		OnSeek: c.onSeek, OnReflected: c.onReflected, Overlay: c.ranges, AllowLoopback: c.loopback, Relay: c.relay,
+		OnSeek: c.onSeek, OnReflected: c.onReflected, OnHeir: c.onHeir, Overlay: c.ranges, AllowLoopback: c.loopback, Relay: c.relay,
 	})
 	if err != nil {
 		device.Close()

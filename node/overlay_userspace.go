@@ -30,7 +30,7 @@ func openUserspace(c overlayConfig) (overlay, error) {
 	}
 	tunnel, err := wgtun.New(wgtun.Config{
 		TUN: stack.Device(), Port: c.port, Tunnel: c.tunnel, Probe: c.probe, Logger: c.logger, OnCut: c.onCut,
-		OnSeek: c.onSeek, OnReflected: c.onReflected, Overlay: c.ranges, AllowLoopback: c.loopback, Relay: c.relay,
+		OnSeek: c.onSeek, OnReflected: c.onReflected, OnHeir: c.onHeir, Overlay: c.ranges, AllowLoopback: c.loopback, Relay: c.relay,
 	})
 	if err != nil {
 		stack.Device().Close()

@@ -204,7 +204,7 @@ func TestNextKeys_badOnesAreLeftOut(t *testing.T) {
 		}
 		e := p.entry()
 		e.Next = c.Sign(signer)
-		j := judge(content(e, other.entry()), nil, own, now, 0)
+		j := judge(content(e, other.entry()), acquaintance{}, own, now, 0)
 		if len(j.peers) != 2 || (j.peers[0].Next != nil) != test.taken {
 			t.Errorf("%s: %+v, refused %v", test.outcome, j.peers, j.refused)
 		}

@@ -27,7 +27,7 @@ func (n *notices) reflect() {
 	}
 }
 
-// runReach asks reflectors, and passes on what the paths say, until ctx ends.
+// runReach asks reflectors, and passes on what the paths and the roster say, until ctx ends.
 func (t *Tunnel) runReach(ctx context.Context) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
@@ -40,6 +40,12 @@ func (t *Tunnel) runReach(ctx context.Context) {
 			for _, k := range t.notices.seek.take() {
 				if node, ok := t.roster.named(k); ok && t.config.OnSeek != nil {
 					t.config.OnSeek(ctx, node)
+				}
+			}
+		case <-t.roster.over.followed.rung:
+			for _, k := range t.roster.over.followed.take() {
+				if node, ok := t.roster.named(k); ok && t.config.OnHeir != nil {
+					t.config.OnHeir(ctx, node, k)
 				}
 			}
 		case <-t.notices.reflected:

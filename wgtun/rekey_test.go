@@ -388,6 +388,53 @@ func TestFormerKeyIsRefused(t *testing.T) {
 	})
 }
 
+// TestHeirIsTold: whoever keeps certificates is told of a key that is taken up, in use and asleep, and not of one that a map brings.
+func TestHeirIsTold(t *testing.T) {
+	nettest.Bubble(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		a, b := w.nodes[0], w.nodes[1]
+		b.stop()
+		var mu sync.Mutex
+		var got, want []string
+		b.start(func(t *Tunnel) {
+			t.config.OnHeir = func(_ context.Context, node acl.NodeID, next key.TunnelPublic) {
+				mu.Lock()
+				defer mu.Unlock()
+				got = append(got, string(node)+" "+next.Short())
+			}
+		})
+		open(w)
+		for round := range 3 {
+			if err := converse(a, b, flowKinds[1].make(a.addrs[0], b.addrs[0], round), 0, 1, time.Second); err != nil {
+				t.Fatal(err)
+			}
+			next := w.certify(a, both(a, b)...)
+			if round == 1 {
+				time.Sleep(untilReaped)
+			}
+			if without := a.rekey(next); without != 0 {
+				t.Error("no session")
+			}
+			time.Sleep(10 * time.Millisecond)
+			want = append(want, string(a.id)+" "+next.Public().Short())
+			if round == 1 { // a sleeping peer learns of it when it is pinged
+				if err := converse(a, b, flowKinds[1].make(a.addrs[0], b.addrs[0], 5), 0, 1, time.Second); err != nil {
+					t.Error(err)
+				}
+			}
+			w.apply(both(a, b)...)
+		}
+		a.tk = key.NewTunnel()
+		w.apply(both(a, b)...)
+		time.Sleep(time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if !slices.Equal(got, want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+	})
+}
+
 // TestUncertifiedKeyIsNotTaken has a announce a key that no map names: nothing moves, and nothing is lost for a that goes back.
 func TestUncertifiedKeyIsNotTaken(t *testing.T) {
 	nettest.Bubble(t, func(t *testing.T) {

@@ -45,6 +45,8 @@ type takeovers struct {
 	any  atomic.Bool   // pending is not empty
 	rung chan struct{} // room for one: something is to be tended
 
+	followed bell // keys that peers have taken up, for Config.OnHeir
+
 	heirs     atomic.Uint64                 // members that another key has followed
 	postponed map[key.TunnelPublic]struct{} // keys that are to wait for an Apply to end; nil while none runs; guarded by the roster's turn
 
@@ -53,7 +55,7 @@ type takeovers struct {
 }
 
 func newTakeovers() *takeovers {
-	return &takeovers{rung: make(chan struct{}, 1), pending: make(map[key.TunnelPublic]*takeover)}
+	return &takeovers{rung: make(chan struct{}, 1), followed: newBell(), pending: make(map[key.TunnelPublic]*takeover)}
 }
 
 // takeover is one between steps 1 and 2. Owned by the roster's turn, but for held and met.
@@ -207,6 +209,7 @@ func (r *roster) succeed(m *member, in installed, counted peerCounters) *member 
 		r.peers[in.peer.Tunnel], r.nodes[in.peer.Node] = heir, heir
 	})
 	r.over.heirs.Add(1) // after the change: who plans reads this first
+	r.over.followed.ring(in.peer.Tunnel)
 	return heir
 }
 

@@ -53,6 +53,8 @@ type Config struct {
 	// something new to say. They may take their time until ctx, which ends with the tunnel. Either may be nil.
 	OnSeek      func(ctx context.Context, node acl.NodeID)
 	OnReflected func(ctx context.Context)
+	// OnHeir is told of a peer that has taken its next key up, once the former one is given up. As OnSeek; it may be nil.
+	OnHeir func(ctx context.Context, node acl.NodeID, next key.TunnelPublic)
 }
 
 // Peer is a node this one may exchange flows with, its certificate already verified by the caller.

@@ -7,14 +7,15 @@
 // whose digest is over the bytes of body, so that a damaged key is noticed rather than used as a new identity. A file is replaced
 // whole (written aside, synced, renamed) and the version before it stays beside it as NAME.prev. Files:
 //
-//	node.json   Node: keys, certificate, admission, what the user wants
-//	peers.json  Peers: the device key of each peer ever met
-//	map.json    Map: the last signed map, in full, and what was known beside it
-//	flows.json  Flows: what a stopped agent leaves to the next; removed as it is read
-//	lock        held by the one agent that uses the directory
+//	node.json     Node: keys, certificate, admission, what the user wants
+//	peers.json    Peers: the device key of each peer ever met
+//	map.json      Map: the last signed map, in full, and what was known beside it
+//	serials.json  Serials: the newest key certificate seen of each peer
+//	flows.json    Flows: what a stopped agent leaves to the next; removed as it is read
+//	lock          held by the one agent that uses the directory
 //
 // A file that is damaged, foreign, newer than this build, readable by others or somebody else's is refused with an *Error and is
-// never written over. Nothing here is safe for concurrent use.
+// never written over; serials.json and flows.json alone are, since an agent can run without them. Nothing here is safe for concurrent use.
 package statefile
 
 import (

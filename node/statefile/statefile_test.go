@@ -49,7 +49,8 @@ func TestRoundTrip(t *testing.T) {
 	p := Peers{Known: map[acl.NodeID]key.DevicePublic{"p1": key.NewDevice().Public()}}
 	m := Map{Network: "net1", Node: "n1", OffsetMillis: -1500, Hints: []protocol.Hint{{Node: "p1", Online: true}},
 		Signed: protocol.Map{Header: []byte(`{"a":1}`), Signature: []byte{9}, Put: []protocol.Entry{{ID: "self", Data: []byte("{}")}}}}
-	if err := errors.Join(d.SaveNode(n), d.SavePeers(p), d.SaveMap(m)); err != nil {
+	seen := Serials{Seen: []Seen{{Node: "p1", Device: FingerprintOf(p.Known["p1"]), Serial: 1<<64 - 1, Until: 1_800_000_000}}}
+	if err := errors.Join(d.SaveNode(n), d.SavePeers(p), d.SaveMap(m), d.SaveSerials(seen)); err != nil {
 		t.Fatal(err)
 	}
 	d.Close()
@@ -57,13 +58,14 @@ func TestRoundTrip(t *testing.T) {
 	gotN, okN, err1 := d.Node()
 	gotP, err2 := d.Peers()
 	gotM, okM, err3 := d.Map()
-	if err := errors.Join(err1, err2, err3); err != nil || !okN || !okM {
+	gotS, err4 := d.Serials()
+	if err := errors.Join(err1, err2, err3, err4); err != nil || !okN || !okM {
 		t.Fatal(okN, okM, err)
 	}
-	if s := diff(n, gotN) + diff(p, gotP) + diff(m, gotM); s != "" {
+	if s := diff(n, gotN) + diff(p, gotP) + diff(m, gotM) + diff(seen, gotS); s != "" {
 		t.Error(s)
 	}
-	for _, name := range []string{nodeName, peersName, mapName, lockName} {
+	for _, name := range []string{nodeName, peersName, mapName, serialsName, lockName} {
 		if info, err := os.Stat(filepath.Join(path, name)); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %v, %v; want 0600", name, info.Mode(), err)
 		}
@@ -240,6 +242,39 @@ func TestLockEndsWithClose(t *testing.T) {
 	}
 	d.Close()
 	open(t, path)
+}
+
+// TestSerialsThatCannotBeRead come from the version before, with the error, and can be written anew.
+func TestSerialsThatCannotBeRead(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "state"))
+	version := func(serial uint64) Serials { return Serials{Seen: []Seen{{Node: "p1", Serial: serial}}} }
+	if err := errors.Join(d.SaveSerials(version(1)), d.SaveSerials(version(2))); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(d.path, serialsName)
+	for _, spoil := range []func() error{
+		func() error { return os.WriteFile(path, []byte("{"), 0o600) },
+		func() error { return os.Remove(path) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := d.Serials(); err == nil || diff(got, version(1)) != "" {
+			t.Errorf("got %v, %v", got, err)
+		}
+	}
+	if err := os.WriteFile(path+".prev", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Serials(); err == nil || len(got.Seen) != 0 {
+		t.Errorf("of two damaged files: %v, %v", got, err)
+	}
+	if err := d.SaveSerials(version(3)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Serials(); err != nil || diff(got, version(3)) != "" {
+		t.Errorf("written anew: %v, %v", got, err)
+	}
 }
 
 func FuzzDecode(f *testing.F) {
