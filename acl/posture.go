@@ -14,9 +14,14 @@ type posture struct {
 	assertions []assertion // at least one
 }
 
-// Bounds on postures: every device is judged by every assertion.
+// posturePrefix begins every posture's name.
+const posturePrefix = "posture:"
+
+// MaxPostures bounds the postures of a policy.
+const MaxPostures = 1000
+
+// Bounds on what postures assert: every device is judged by every assertion.
 const (
-	maxPostures   = 1000
 	maxAssertions = 100    // of one posture
 	maxValues     = 10_000 // that the assertions of all postures compare with
 )
@@ -45,8 +50,8 @@ func (p *posture) failing(attributes map[string]string) (out []string) {
 func (r *reader) postures(v *hujson.Value) {
 	members, _ := r.members(v, quote("postures"))
 	r.pol.postures = make(map[string]*posture, len(members))
-	if len(members) > maxPostures {
-		r.err(v.StartOffset, "", "%s has %d postures, at most %d are read", quote("postures"), len(members), maxPostures)
+	if len(members) > MaxPostures {
+		r.err(v.StartOffset, "", "%s has %d postures, at most %d are read", quote("postures"), len(members), MaxPostures)
 		return
 	}
 	members = slices.DeleteFunc(members, func(m member) bool { return !r.newPosture(m) })
@@ -58,28 +63,38 @@ func (r *reader) postures(v *hujson.Value) {
 
 // newPosture checks a posture's name and, if it is one, notes it.
 func (r *reader) newPosture(m member) bool {
-	rest, ok := strings.CutPrefix(m.name, "posture:")
+	rest, ok := strings.CutPrefix(m.name, posturePrefix)
 	if !ok {
 		r.err(m.at, fmt.Sprintf("did you mean %s?", quote("posture:"+lastPart(m.name))), "%s is not the name of a posture", quote(m.name))
 		return false
 	}
-	problem := ""
-	bad := strings.IndexFunc(rest, func(c rune) bool { return !isAlnum(c) && !strings.ContainsRune("-_.", c) })
-	switch {
-	case rest == "":
-		problem = "it is empty"
-	case len(rest) > maxName:
-		problem = fmt.Sprintf("it is longer than %d bytes", maxName)
-	case bad >= 0:
-		problem = fmt.Sprintf("%s may not stand in it", quote(string([]rune(rest[bad:])[0])))
-	}
-	if problem != "" {
+	if problem := badPosture(rest); problem != "" {
 		r.err(m.at, "", "%s is not the name of a posture: %s", quote(m.name), problem)
 		return false
 	}
 	r.pol.postures[m.name] = &posture{at: m.at}
 	r.postureNames = append(r.postureNames, m.name)
 	return true
+}
+
+// badPosture says what is wrong with the name of a posture, less its prefix; "" when nothing is.
+func badPosture(rest string) string {
+	bad := strings.IndexFunc(rest, func(c rune) bool { return !isAlnum(c) && !strings.ContainsRune("-_.", c) })
+	switch {
+	case rest == "":
+		return "it is empty"
+	case len(rest) > maxName:
+		return fmt.Sprintf("it is longer than %d bytes", maxName)
+	case bad >= 0:
+		return fmt.Sprintf("%s may not stand in it", quote(string([]rune(rest[bad:])[0])))
+	}
+	return ""
+}
+
+// IsPostureName reports whether a policy can define a posture of this name: "posture:" and 1 to 254 letters, digits and "-_.", all ASCII.
+func IsPostureName(s string) bool {
+	rest, ok := strings.CutPrefix(s, posturePrefix)
+	return ok && badPosture(rest) == ""
 }
 
 // assertions reads the value of one posture.

@@ -272,7 +272,7 @@ func TestPosturesAreBounded(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	var b strings.Builder
-	for i := range maxPostures + 1 {
+	for i := range MaxPostures + 1 {
 		fmt.Fprintf(&b, "%q: [%q],\n", fmt.Sprintf("posture:p%d", i), "custom:x")
 	}
 	r = readWith(t, "{"+b.String()+"}", (*reader).postures)

@@ -13,6 +13,9 @@ type View struct {
 	Peers  []Subject // by node id
 	Rules  []Rule    // in the file's order
 	Denies []Rule    // in the file's order
+	// Postures are the names of those that a peer meets and that a rule asks of it by which it may open flows to Self's own addresses: sorted, by
+	// peer. Peers without any are left out.
+	Postures map[NodeID][]string
 }
 
 // Ruleset is the view as one ruleset, self included among the subjects. It judges flows that have self, or what lies behind its routes, at
@@ -22,7 +25,7 @@ func (v View) Ruleset() *Ruleset {
 	return &Ruleset{Rules: v.Rules, Denies: v.Denies, Subjects: append(append(subjects, v.Self), v.Peers...)}
 }
 
-// viewer computes one view, in four steps: which rules may let self open a flow (out) or take one (in), and who is at their other ends;
+// viewer computes one view, in five steps: which rules may let self open a flow (out) or take one (in), and who is at their other ends;
 // which rules tell the application at self of those peers; those rules, and the denies that concern them, without what is neither self's
 // nor a peer's; the peers without roles and routes that none of these mentions.
 type viewer struct {
@@ -42,7 +45,9 @@ func (c *Compiled) View(node NodeID) (View, bool) {
 	}
 	v := c.meetAll(self)
 	v.tell()
-	return v.narrow(), true
+	view := v.narrow()
+	view.Postures = v.postures()
+	return view, true
 }
 
 // meetAll finds self's peers.
