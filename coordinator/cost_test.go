@@ -108,9 +108,9 @@ func fillTeams(tx coordinator.Tx, count int) error {
 		}
 		groups = append(groups, fmt.Sprintf(`"group:g%d": [%q]`, team, u.Login))
 		tags = append(tags, fmt.Sprintf(`"tag:t%d": []`, team))
-		grants = append(grants, fmt.Sprintf(`{"src": ["group:g%d"], "dst": ["tag:t%d"], "ip": ["tcp:443"]}`, team, team))
+		grants = append(grants, fmt.Sprintf(`{"src": ["group:g%d"], "dst": ["tag:t%d"], "ip": ["tcp:443"], "srcPosture": ["posture:linux", "posture:windows"]}`, team, team))
 	}
-	text := fmt.Sprintf(`{"groups": {%s}, "tagOwners": {%s}, "grants": [%s]}`, strings.Join(groups, ","), strings.Join(tags, ","), strings.Join(grants, ","))
+	text := fmt.Sprintf(`{"groups": {%s}, "tagOwners": {%s}, "grants": [%s], "postures": {"posture:linux": ["node:os == 'linux'"], "posture:windows": ["node:os == 'windows'"]}}`, strings.Join(groups, ","), strings.Join(tags, ","), strings.Join(grants, ","))
 	return tx.InsertPolicy(coordinator.PolicyRow{Text: []byte(text), Generation: 1})
 }
 
@@ -167,6 +167,11 @@ var costs = []struct {
 		tagged := func(n *coordinator.NodeRow) { n.Owner, n.Tags = "", []string{"tag:t0"} }
 		owned := func(n *coordinator.NodeRow) { n.Owner, n.Tags = teamUser(0).ID, nil }
 		return func() { c.rewrite(tagged) }, func() { c.rewrite(owned) }
+	}},
+	{"posture", func(c *teams, _ int) (do, undo func()) {
+		windows := func(n *coordinator.NodeRow) { n.Facts.OS = "windows" }
+		linux := func(n *coordinator.NodeRow) { n.Facts.OS = "linux" }
+		return func() { c.rewrite(windows) }, func() { c.rewrite(linux) }
 	}},
 	{"fact", func(c *teams, i int) (do, undo func()) {
 		return func() { c.rewrite(func(n *coordinator.NodeRow) { n.Facts.OS = fmt.Sprint("linux ", i) }) }, func() {}

@@ -8,7 +8,7 @@ import (
 )
 
 // PolicyDirectory is who and what exists, as a directory file that acl.ParseDirectory reads: users with their roles, and the living nodes with
-// owner or tags, addresses and routes. No keys, and no ids: a device that was enrolled anew under its name is written the same. The policy's own
+// owner or tags, addresses, routes and what postures ask of them. No keys, and no ids: a device that was enrolled anew under its name is written the same. The policy's own
 // tests, when a commit is judged, are about the same nodes.
 func (c *Coordinator) PolicyDirectory(ctx context.Context, a Actor) ([]byte, error) {
 	if err := c.viewAllowed(ctx, a, rightReadDirectory); err != nil {

@@ -43,9 +43,9 @@ func TestPolicyDirectory(t *testing.T) {
     {"name":"` + admin.Login + `","role":"admin"}
   ],
   "nodes": [
-    {"name":"db","tags":["tag:db"],"addresses":` + addresses(db) + `},
-    {"name":"hers","user":"` + admin.Login + `","addresses":` + addresses(hers) + `},
-    {"name":"his","user":"bob@example.com","addresses":` + addresses(his) + `}
+    {"name":"db","tags":["tag:db"],"addresses":` + addresses(db) + `,"attributes":{"node:os":"linux"}},
+    {"name":"hers","user":"` + admin.Login + `","addresses":` + addresses(hers) + `,"attributes":{"node:os":"linux"}},
+    {"name":"his","user":"bob@example.com","addresses":` + addresses(his) + `,"attributes":{"node:os":"linux"}}
   ]
 }
 `

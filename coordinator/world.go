@@ -119,7 +119,7 @@ func (u UserRow) acl() acl.User {
 
 // acl is a node as the policy sees it, but for its routes.
 func (n *NodeRow) acl() acl.Node {
-	return acl.Node{ID: n.ID, Name: n.Name, Owner: n.Owner, Tags: n.Tags, Addresses: n.Addresses}
+	return acl.Node{ID: n.ID, Name: n.Name, Owner: n.Owner, Tags: n.Tags, Addresses: n.Addresses, Attributes: attributes(n.Facts)}
 }
 
 // UserByID and the next ones make a world stand in for a transaction where only reading is needed.
