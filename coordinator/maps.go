@@ -108,7 +108,7 @@ func (m *nodeMap) encode(content protocol.Content, prior *nodeMap) error {
 func samePeer(a, b *protocol.Peer) bool {
 	return a.Node == b.Node && a.Owner == b.Owner && a.Name == b.Name && a.Login == b.Login && a.OS == b.OS && a.Device == b.Device &&
 		a.Expires.Equal(b.Expires) && bytes.Equal(a.Certificate, b.Certificate) && bytes.Equal(a.Next, b.Next) && slices.Equal(a.Addresses, b.Addresses) &&
-		slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Tags, b.Tags)
+		slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Tags, b.Tags) && slices.Equal(a.Postures, b.Postures)
 }
 
 // contentOf is what n may know: itself, and, unless it is cut off, its permitted peers and the rules between them.
@@ -133,7 +133,7 @@ func (c *Coordinator) contentOf(w *world, n *NodeRow) protocol.Content {
 	content.Relays = c.relays(w.relays)
 	content.Peers = make([]protocol.Peer, len(view.Peers))
 	for i, s := range view.Peers {
-		content.Peers[i] = w.peer(s)
+		content.Peers[i] = w.peer(s, view.Postures[s.Node])
 	}
 	slices.SortFunc(content.Peers, func(a, b protocol.Peer) int { return compareIDs(a.Node, b.Node) })
 	content.DNS = w.dnsFor(&content, content.Network.Overlay)
@@ -148,11 +148,11 @@ func (p PolicyRow) info() protocol.PolicyInfo {
 	return protocol.PolicyInfo{File: path.Base(p.Source)}
 }
 
-func (w *world) peer(s acl.Subject) protocol.Peer {
+func (w *world) peer(s acl.Subject, postures []string) protocol.Peer {
 	n := w.node(s.Node)
 	return protocol.Peer{
 		Subject: s, Name: n.Name, Login: w.login(n), Tags: n.Tags, OS: n.Facts.OS,
-		Device: n.Device, Certificate: n.Certificate, Next: n.Next, Expires: n.Expires,
+		Device: n.Device, Certificate: n.Certificate, Next: n.Next, Expires: n.Expires, Postures: postures,
 	}
 }
 

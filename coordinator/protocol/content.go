@@ -368,7 +368,20 @@ func (p Peer) check() error {
 		return errors.New("no device key")
 	}
 	return first(checkSubject(p.Subject), checkLabels(p.Name, p.Login, p.Tags), sized("certificate", p.Certificate, 1, maxCertificate),
-		sized("next certificate", p.Next, 0, maxCertificate), sane(p.Expires))
+		sized("next certificate", p.Next, 0, maxCertificate), sane(p.Expires), checkPostures(p.Postures))
+}
+
+// checkPostures holds names that programs compare, and people read, to the form that policies give them.
+func checkPostures(names []string) error {
+	if len(names) > acl.MaxPostures {
+		return fmt.Errorf("%d postures", len(names))
+	}
+	for i, name := range names {
+		if !acl.IsPostureName(name) || i > 0 && names[i-1] >= name {
+			return errors.New("a posture that is none, or postures out of order")
+		}
+	}
+	return nil
 }
 
 func checkSubject(s acl.Subject) error {

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -56,6 +57,13 @@ func TestContentRefused(t *testing.T) {
 		"no name":                               func(c *Content) { c.Self.Name = "" },
 		"a login that acts on terminals":        func(c *Content) { c.Self.Login = "alice\x1b[2J" },
 		"a tag that acts on terminals":          func(c *Content) { c.Peers[0].Tags[0] = "tag:\r" },
+		"a posture that acts on terminals":      func(c *Content) { c.Peers[0].Postures = []string{"posture:\x1b[2J"} },
+		"a posture that is none":                func(c *Content) { c.Peers[0].Postures = []string{"tag:db"} },
+		"a posture without a name":              func(c *Content) { c.Peers[0].Postures = []string{"posture:"} },
+		"a posture beyond all bound":            func(c *Content) { c.Peers[0].Postures = []string{"posture:" + strings.Repeat("a", 255)} },
+		"a posture twice":                       func(c *Content) { c.Peers[0].Postures = []string{"posture:a", "posture:a"} },
+		"postures out of order":                 func(c *Content) { c.Peers[0].Postures = []string{"posture:b", "posture:a"} },
+		"more postures than a policy has":       func(c *Content) { c.Peers[0].Postures = numberedPostures(acl.MaxPostures + 1) },
 		"a node id that is none":                func(c *Content) { c.Self.Node = "../n1" },
 		"a peer that never expires":             func(c *Content) { c.Peers[0].Expires = time.Time{} },
 		"no overlay":                            func(c *Content) { c.Network.Overlay = nil },
@@ -78,6 +86,38 @@ func TestContentRefused(t *testing.T) {
 				t.Errorf("decoded %d peers, error %v", len(got.Peers), err)
 			}
 		})
+	}
+}
+
+// numberedPostures are n names in order.
+func numberedPostures(n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("posture:p%06d", i))
+	}
+	return names
+}
+
+// A node reads over a member of a peer that it does not know, so the coordinator may say more one day: an older node met postures that way.
+func TestUnknownMemberOfAPeer(t *testing.T) {
+	e := testEntries(t, testContent())
+	e["peer/n2"] = []byte(strings.Replace(string(e["peer/n2"]), `"name"`, `"mood":["good"],"name"`, 1))
+	if got, err := Decode(e); err != nil || len(got.Peers) != 1 || got.Peers[0].Name != "db" {
+		t.Errorf("read %+v, error %v", got.Peers, err)
+	}
+}
+
+// As many postures as a policy can have, and none, which is left out.
+func TestPosturesOfPeers(t *testing.T) {
+	for _, n := range []int{0, 1, acl.MaxPostures} {
+		c := testContent()
+		c.Peers[0].Postures = numberedPostures(n)
+		e := testEntries(t, c)
+		if said := strings.Contains(string(e["peer/n2"]), `"postures"`); said != (n > 0) {
+			t.Errorf("the entry of a peer with %d postures names them: %v", n, said)
+		}
+		if got, err := Decode(e); err != nil || !slices.Equal(got.Peers[0].Postures, c.Peers[0].Postures) {
+			t.Errorf("%d postures: read %v, error %v", n, got.Peers, err)
+		}
 	}
 }
 

@@ -367,6 +367,9 @@ type Peer struct {
 	Certificate []byte           `json:"certificate"`    // signed key.Certificate; the node verifies it
 	Next        []byte           `json:"next,omitempty"` // of the key that the peer may take up any moment; as in Report
 	Expires     time.Time        `json:"expires"`        // end of the peer's admission: its flows end then
+	// Postures are the names of those that the peer's device meets and by which rules let it in at this node: sorted, each once. They decide
+	// nothing, rules go by Roles.
+	Postures []string `json:"postures,omitempty"`
 }
 
 // Network is the entry "network": what holds for everybody.
