@@ -35,9 +35,9 @@ func (v *view) peers(now time.Time) []localapi.Peer {
 	for _, p := range v.held.content.Peers {
 		s := stats[p.Node]
 		line := localapi.Peer{
-			Node: p.Node, Name: p.Name, Owner: p.Login, Tags: p.Tags, OS: protocol.Printable(p.OS), Addresses: p.Addresses, Online: v.online[p.Node], Idle: !s.Awake,
+			Node: p.Node, Name: p.Name, Owner: p.Login, Tags: p.Tags, OS: protocol.Printable(p.OS), Postures: p.Postures, Addresses: p.Addresses, Online: v.online[p.Node], Idle: !s.Awake,
 			Latency: s.Path.Latency, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, Refused: v.judged.refused[p.Node],
-			Out: v.allowed(v.held.content.Self.Subject, p.Subject, now), In: v.allowed(p.Subject, v.held.content.Self.Subject, now),
+			Out: v.allowed(v.held.content.Self.Node, p.Node, now), In: v.allowed(p.Node, v.held.content.Self.Node, now),
 		}
 		line.Path = s.Path.String()
 		if s.Path.Kind != "direct" && s.Awake {
@@ -66,36 +66,18 @@ func indirect(s path.Status, online bool) string {
 	return fmt.Sprintf("%d of its %d addresses were asked and none answers: see picket netcheck at both ends", s.Silent, s.Known)
 }
 
-// allowed lists what src may open at dst by the rules in force, in policy order. A refused peer may nothing.
-func (v *view) allowed(src, dst acl.Subject, now time.Time) []localapi.Allowed {
+// allowed lists what src may open at dst by the rules in force, in policy order, less what denies refuse. A refused peer may nothing.
+func (v *view) allowed(src, dst acl.NodeID, now time.Time) []localapi.Allowed {
 	out := []localapi.Allowed{}
-	if v.state != localapi.StateRunning || v.judged.rules == nil || v.judged.refused[src.Node] != "" || v.judged.refused[dst.Node] != "" {
+	if v.state != localapi.StateRunning || v.judged.rules == nil || v.judged.refused[src] != "" || v.judged.refused[dst] != "" {
 		return out
 	}
-	for _, r := range v.judged.rules.Rules {
-		if !names(r, src, dst, now) {
-			continue
-		}
-		for _, p := range r.Ports {
-			out = append(out, localapi.Allowed{Ports: portsText(p), Rule: r.Ref.String()})
+	for _, a := range v.judged.rules.Between(src, dst, now) {
+		for _, p := range a.Ports {
+			out = append(out, localapi.Allowed{Ports: portsText(p), Rule: a.Ref.String()})
 		}
 	}
 	return out
-}
-
-// names reports whether rule r, at time now, lets src open something at dst. Restrictions of any kind are unknown to this build.
-func names(r acl.Rule, src, dst acl.Subject, now time.Time) bool {
-	if len(r.Restrictions) > 0 || (r.Until != 0 && now.UnixMilli() >= r.Until) {
-		return false
-	}
-	if r.SameOwner && (src.Owner == "" || src.Owner != dst.Owner) {
-		return false
-	}
-	return playsAny(src, r.Src.Roles) && playsAny(dst, r.Dst.Roles)
-}
-
-func playsAny(s acl.Subject, roles []acl.RoleID) bool {
-	return slices.ContainsFunc(s.Roles, func(r acl.RoleID) bool { return slices.Contains(roles, r) })
 }
 
 // portsText is "tcp 5432", "tcp 8000-8080", "udp *" or "icmp".

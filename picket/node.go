@@ -179,14 +179,13 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 }
 
 // Caller is a peer, as the network's coordinator vouches for it by a signed map.
-//
-// What the policy asks of a peer's device and login is not in that map: a peer that does not meet it has no flow here. So there is no posture to show.
 type Caller struct {
 	Node      string       // its id, which no other node ever has
 	Name      string       // as people call it; an operator may change it, and another node may have it later
 	User      string       // the login of the person whose node it is; empty when it has tags
 	UserID    string       // that person's id, which no other person ever has; empty when it has tags
 	Tags      []string     // such as "tag:db"
+	Postures  []string     // such as "posture:latestMac": those that its device meets and by which rules of the policy let it in here; sorted
 	OS        string       // as the node says itself
 	Addresses []netip.Addr // on the overlay
 	Expires   time.Time    // when its admission ends, and every flow with it; zero for never
@@ -219,7 +218,7 @@ func (n *Node) whoIs(remote string) (Caller, error) {
 		return Caller{}, err
 	}
 	return Caller{
-		Node: string(p.Node), Name: p.Name, User: p.Login, UserID: string(p.Owner), Tags: slices.Clone(p.Tags), OS: protocol.Printable(p.OS),
+		Node: string(p.Node), Name: p.Name, User: p.Login, UserID: string(p.Owner), Tags: slices.Clone(p.Tags), Postures: slices.Clone(p.Postures), OS: protocol.Printable(p.OS),
 		Addresses: slices.Clone(p.Addresses), Expires: p.Expires,
 	}, nil
 }

@@ -63,7 +63,7 @@ func TestPeersTable_clipsNothingThatFits(t *testing.T) {
 // TestNothingSteersTheTerminal prints what others could have chosen.
 func TestNothingSteersTheTerminal(t *testing.T) {
 	const evil = "a\x1b[2J\x07\r\nb\u202e\u009b31m"
-	p := localapi.Peer{Name: evil, Owner: evil, Tags: []string{evil}, OS: evil, Path: evil, Refused: evil, Out: []localapi.Allowed{{Ports: evil, Rule: evil}}}
+	p := localapi.Peer{Name: evil, Owner: evil, Tags: []string{evil}, OS: evil, Postures: []string{evil}, Path: evil, Refused: evil, Out: []localapi.Allowed{{Ports: evil, Rule: evil}}}
 	s := localapi.Status{Problem: evil, Name: evil, Owner: evil, Tags: []string{evil}, Warnings: []string{evil}, Policy: evil, Generation: 1,
 		Denied: map[string]uint64{evil: 1}, LoginURL: evil, Coordinator: evil}
 	var out bytes.Buffer

@@ -123,7 +123,7 @@ func writePeer(w io.Writer, p localapi.Peer, now time.Time) {
 		online = "yes"
 	}
 	fields(w,
-		"Name", p.Name, "Refused", p.Refused, "Owner", p.Owner, "Tags", strings.Join(p.Tags, " "), "System", p.OS, "Addresses", addresses(p.Addresses),
+		"Name", p.Name, "Refused", p.Refused, "Owner", p.Owner, "Tags", strings.Join(p.Tags, " "), "System", p.OS, "Postures", strings.Join(p.Postures, " "), "Addresses", addresses(p.Addresses),
 		"Online", online, "Path", p.Path, "Not direct", p.Indirect, "Latency", millis(p.Latency), "Last handshake", clock(p.LastHandshake, now),
 		"Received", size(p.RxBytes), "Sent", size(p.TxBytes), "Node", string(p.Node),
 	)

@@ -102,6 +102,7 @@ type Peer struct {
 	Owner         string        `json:"owner,omitempty"`
 	Tags          []string      `json:"tags,omitempty"`
 	OS            string        `json:"os,omitempty"`
+	Postures      []string      `json:"postures,omitempty"` // that its device meets and by which rules let it in here
 	Addresses     []netip.Addr  `json:"addresses"`
 	Online        bool          `json:"online"`
 	Path          string        `json:"path"`               // "direct 192.0.2.1:51820", "" when none is proved
