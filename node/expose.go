@@ -77,7 +77,8 @@ func exposedService(x localapi.Expose) (at, to service) {
 func (a api) openExposed(ctx context.Context, x localapi.Expose, p *passage) (func(context.Context) error, error) {
 	at, to := exposedService(x)
 	e := localapi.PassageEvent{Proto: at.proto.String(), Port: x.Port, To: fmt.Sprintf("127.0.0.1:%d", x.To)}
-	g := p.gate(a.n, e)
+	k := &kept{passage: localapi.Passage{Proto: e.Proto, Port: e.Port, To: e.To}, exposed: true}
+	g := p.gate(a.n, e, k)
 	g.Budget, g.PerClient = a.n.passages.inward, maxPerPeer
 	if a.withInterface() {
 		g.Dial = func(ctx context.Context, from netip.AddrPort) (net.Conn, error) {
@@ -90,7 +91,7 @@ func (a api) openExposed(ctx context.Context, x localapi.Expose, p *passage) (fu
 		if err := d.first(ctx); err != nil {
 			return nil, err
 		}
-		return d.run, nil
+		return a.n.passages.kept.during(k, d.run), nil
 	}
 	hide, err := a.n.inbound.expose(at, &exposure{to: to, opened: g.Opened, ended: g.Ended})
 	if err != nil {
@@ -98,11 +99,11 @@ func (a api) openExposed(ctx context.Context, x localapi.Expose, p *passage) (fu
 	}
 	e.Kind = localapi.PassageOpen
 	p.tell(e)
-	return func(ctx context.Context) error {
+	return a.n.passages.kept.during(k, func(ctx context.Context) error {
 		<-ctx.Done()
 		hide()
 		return nil
-	}, nil
+	}), nil
 }
 
 // isPeer reports whether an address is a peer's, or behind one.

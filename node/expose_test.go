@@ -238,7 +238,7 @@ func TestListeners_areAtThisNodesAddressesAlone(t *testing.T) {
 	p := newPassage()
 	n := &Node{}
 	n.view.Store(&view{})
-	g := p.gate(n, localapi.PassageEvent{})
+	g := p.gate(n, localapi.PassageEvent{}, new(kept))
 	g.Budget = proxy.NewBudget()
 	g.Dial = func(context.Context, netip.AddrPort) (net.Conn, error) { return nil, errors.New("not a peer") }
 	d := &listeners{n: n, port: port, gate: g, passage: p, open: make(map[netip.Addr]*listening), trouble: make(map[netip.Addr]string)}

@@ -70,7 +70,8 @@ func (a api) openForward(ctx context.Context, f localapi.Forward, p *passage) (f
 		proto = acl.UDP
 	}
 	leave := a.n.inbound.entrances.enter(service{proto, f.Listen.Port()})
-	g := a.forwardGate(f, p)
+	k := &kept{passage: localapi.Passage{Proto: proto.String(), Listen: f.Listen, To: forwardTo(f)}}
+	g := a.forwardGate(f, p, k)
 	var serve func(context.Context) error
 	var err error
 	var lc net.ListenConfig
@@ -90,17 +91,17 @@ func (a api) openForward(ctx context.Context, f localapi.Forward, p *passage) (f
 		return nil, fmt.Errorf("open %s port %d at %s: another program has it, or it needs privilege: name another port", proto, f.Listen.Port(), f.Listen.Addr())
 	}
 	p.tell(localapi.PassageEvent{Kind: localapi.PassageOpen, Proto: proto.String(), Listen: f.Listen, To: forwardTo(f)})
-	return func(ctx context.Context) error {
+	return a.n.passages.kept.during(k, func(ctx context.Context) error {
 		defer leave() // after all that came in has ended
 		return serve(ctx)
-	}, nil
+	}), nil
 }
 
 func forwardTo(f localapi.Forward) string {
 	return net.JoinHostPort(protocol.Printable(f.Peer), fmt.Sprint(f.Port))
 }
 
-func (a api) forwardGate(f localapi.Forward, p *passage) *proxy.Gate {
+func (a api) forwardGate(f localapi.Forward, p *passage, k *kept) *proxy.Gate {
 	d := localapi.Dial{Peer: f.Peer, Port: f.Port}
 	e := localapi.PassageEvent{Proto: "tcp", Listen: f.Listen, To: forwardTo(f)}
 	dial := func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
@@ -114,13 +115,13 @@ func (a api) forwardGate(f localapi.Forward, p *passage) *proxy.Gate {
 		e.Proto = "udp"
 		dial = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) { return a.dialUDP(ctx, d) }
 	}
-	g := p.gate(a.n, e)
+	g := p.gate(a.n, e, k)
 	g.Dial = dial
 	return g
 }
 
-// gate tells of who passes; e is what its events have in common. The caller sets Dial.
-func (p *passage) gate(n *Node, e localapi.PassageEvent) *proxy.Gate {
+// gate tells of who passes, and counts it in k; e is what its events have in common. The caller sets Dial.
+func (p *passage) gate(n *Node, e localapi.PassageEvent, k *kept) *proxy.Gate {
 	return &proxy.Gate{
 		Budget: n.passages.outward, FromPeer: n.inbound.entrances.fromPeer,
 		Opened: func(from, to netip.AddrPort, err error) {
@@ -128,10 +129,13 @@ func (p *passage) gate(n *Node, e localapi.PassageEvent) *proxy.Gate {
 			e.Kind, e.From, e.Who, e.Address = localapi.PassageBegan, from, n.view.Load().nameAt(from.Addr()), to
 			if err != nil {
 				e.Kind, e.Reason = localapi.PassageRefused, err.Error()
+			} else {
+				k.open.Add(1)
 			}
 			p.tell(e)
 		},
 		Ended: func(from netip.AddrPort, passed proxy.Bytes, err error) {
+			k.open.Add(-1)
 			e := e
 			e.Kind, e.From, e.Who = localapi.PassageEnded, from, n.view.Load().nameAt(from.Addr())
 			e.Sent, e.Received, e.Reason = passed.Sent, passed.Received, endText(err)

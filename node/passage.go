@@ -21,10 +21,11 @@ type passages struct {
 	places  chan struct{} // one for each port
 	outward *proxy.Budget // of forwards
 	inward  *proxy.Budget // of exposures: peers leave room for this host's programs
+	kept    *keptPorts
 }
 
 func newPassages() passages {
-	return passages{places: make(chan struct{}, maxPassages), outward: proxy.NewBudget(), inward: proxy.NewBudget()}
+	return passages{places: make(chan struct{}, maxPassages), outward: proxy.NewBudget(), inward: proxy.NewBudget(), kept: &keptPorts{}}
 }
 
 // take takes places for n ports, or none.

@@ -19,6 +19,7 @@ import (
 type view struct {
 	over     chan struct{}
 	names    *dns.Service
+	kept     *keptPorts
 	state    localapi.State
 	version  string
 	id       statefile.Node // without private halves
@@ -41,7 +42,7 @@ func (n *Node) publish() {
 	n.useRelays()
 	n.tellNames()
 	v := &view{
-		over: make(chan struct{}), names: n.names, state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
+		over: make(chan struct{}), names: n.names, kept: n.passages.kept, state: n.state(), version: n.config.Version, id: public(n.id.node), held: n.map_.held, judged: n.map_.judged,
 		online: make(map[acl.NodeID]bool), caught: maps.Clone(n.map_.caught), trouble: n.trouble, contact: n.contact, login: n.login, leaseEnd: n.leaseEnd(), offset: n.clock.offset,
 		embedded: n.config.Listeners != nil,
 	}
@@ -194,10 +195,16 @@ func (v *view) warnings() []string {
 func (v *view) status() localapi.Status {
 	self, network := v.held.content.Self, v.held.content.Network
 	s := localapi.Status{
-		State: v.state, Problem: v.problem(), Version: v.version, Coordinator: v.id.URL, Connected: v.contact.connected, LastContact: v.contact.last,
-		Network: string(v.id.Network), Node: v.id.Node, Name: self.Name, Owner: self.Login, Tags: self.Tags, Addresses: self.Addresses,
-		Generation: v.held.header.Generation, LeaseEnds: v.leaseEnd, Expires: self.Expires, Quarantined: self.Quarantined,
-		Policy: policyName(network.Policy), Peers: len(v.judged.peers), Warnings: v.warnings(), Routing: v.routing(), TunnelKey: v.rotationState(), DNS: v.dns(),
+		State: v.state, Problem: v.problem(), Version: v.version,
+		Membership: localapi.Membership{
+			Network: string(v.id.Network), Node: v.id.Node, Name: self.Name, Owner: self.Login, Tags: self.Tags, Addresses: self.Addresses,
+			Expires: self.Expires, Quarantined: self.Quarantined,
+		},
+		Contact: localapi.Contact{Coordinator: v.id.URL, Connected: v.contact.connected, LastContact: v.contact.last},
+		InForce: localapi.InForce{
+			Generation: v.held.header.Generation, LeaseEnds: v.leaseEnd, Policy: policyName(network.Policy), Peers: len(v.judged.peers),
+		},
+		Warnings: v.warnings(), Routing: v.routing(), TunnelKey: v.rotationState(), DNS: v.dns(), Passages: v.kept.list(),
 	}
 	if v.login != nil {
 		s.LoginURL, s.LoginCode = v.login.URL, v.login.Code

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -64,8 +65,9 @@ func TestPeersTable_clipsNothingThatFits(t *testing.T) {
 func TestNothingSteersTheTerminal(t *testing.T) {
 	const evil = "a\x1b[2J\x07\r\nb\u202e\u009b31m"
 	p := localapi.Peer{Name: evil, Owner: evil, Tags: []string{evil}, OS: evil, Postures: []string{evil}, Path: evil, Refused: evil, Out: []localapi.Allowed{{Ports: evil, Rule: evil}}}
-	s := localapi.Status{Problem: evil, Name: evil, Owner: evil, Tags: []string{evil}, Warnings: []string{evil}, Policy: evil, Generation: 1,
-		Denied: map[string]uint64{evil: 1}, LoginURL: evil, Coordinator: evil}
+	s := localapi.Status{Problem: evil, Membership: localapi.Membership{Name: evil, Owner: evil, Tags: []string{evil}}, Warnings: []string{evil},
+		InForce: localapi.InForce{Policy: evil, Generation: 1}, Tunnel: localapi.Tunnel{Denied: map[string]uint64{evil: 1}}, LoginURL: evil,
+		Contact: localapi.Contact{Coordinator: evil}, Passages: localapi.Passages{Forwards: []localapi.Passage{{To: evil, Proto: evil}}}}
 	var out bytes.Buffer
 	peersTable(&out, []localapi.Peer{p}, time.Now())
 	writePeer(&out, p, time.Now())
@@ -98,5 +100,24 @@ func TestReadAuthKey_file(t *testing.T) {
 	}
 	if _, err := readAuthKey("file:"+t.TempDir()+"/none", nil); err == nil || !strings.Contains(err.Error(), "cannot be read") {
 		t.Errorf("a missing file: %v", err)
+	}
+}
+
+// TestStatusShowsPassages: a line for each port, and none where nothing is forwarded or exposed.
+func TestStatusShowsPassages(t *testing.T) {
+	s := localapi.Status{Passages: localapi.Passages{
+		Forwards: []localapi.Passage{{Proto: "tcp", Listen: netip.MustParseAddrPort("127.0.0.1:5432"), To: "db:5432", Open: 2}},
+		Exposed:  []localapi.Passage{{Proto: "udp", Port: 53, To: "127.0.0.1:5353"}},
+	}}
+	var with, without bytes.Buffer
+	showStatus(&with, s, time.Now())
+	showStatus(&without, localapi.Status{}, time.Now())
+	for _, line := range []string{`(?m)^Forwarded +127\.0\.0\.1:5432 \(tcp\) to db:5432, 2 open$`, `(?m)^Exposed +udp 53 to 127\.0\.0\.1:5353, 0 open$`} {
+		if re := regexp.MustCompile(line); !re.Match(with.Bytes()) || re.Match(without.Bytes()) {
+			t.Errorf("no line %s in:\n%s", line, with.String())
+		}
+	}
+	if text := without.String(); strings.Contains(text, "Forwarded") || strings.Contains(text, "Exposed") {
+		t.Errorf("without any:\n%s", text)
 	}
 }

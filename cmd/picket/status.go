@@ -68,10 +68,21 @@ func showStatus(w io.Writer, s localapi.Status, now time.Time) {
 		"Live flows", fmt.Sprint(s.Flows),
 		"Refused", deniedText(s.Denied),
 		"Names", namesLine(s.DNS),
-	}, routingFields(s.Routing), []string{"Version", s.Version})...)
+	}, passageFields(s.Passages), routingFields(s.Routing), []string{"Version", s.Version})...)
 	for _, warning := range s.Warnings {
 		fmt.Fprintf(w, "! %s\n", protocol.Printable(warning))
 	}
+}
+
+// passageFields is a line for each port that is forwarded or exposed.
+func passageFields(p localapi.Passages) (pairs []string) {
+	for _, f := range p.Forwards {
+		pairs = append(pairs, "Forwarded", fmt.Sprintf("%s (%s) to %s, %d open", f.Listen, f.Proto, f.To, f.Open))
+	}
+	for _, x := range p.Exposed {
+		pairs = append(pairs, "Exposed", fmt.Sprintf("%s %d to %s, %d open", x.Proto, x.Port, x.To, x.Open))
+	}
+	return pairs
 }
 
 // namesLine says how names of peers are resolved; nothing where they are not, because the tunnel is down.

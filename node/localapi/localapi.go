@@ -31,36 +31,57 @@ const (
 	StateRefused   State = "refused" // something must be mended first; Status.Problem says what
 )
 
-// Status is `picket status`.
+// Status is `picket status`. In JSON it is flat but for the last fields.
 type Status struct {
-	State       State             `json:"state"`
-	Problem     string            `json:"problem,omitempty"` // one sentence, and what to do
-	Version     string            `json:"version"`
-	Coordinator string            `json:"coordinator,omitempty"` // URL
-	Connected   bool              `json:"connected"`             // to the coordinator, now
-	LastContact time.Time         `json:"lastContact"`
-	Network     string            `json:"network,omitempty"`
-	Node        acl.NodeID        `json:"node,omitempty"`
-	Name        string            `json:"name,omitempty"`
-	Owner       string            `json:"owner,omitempty"`
-	Tags        []string          `json:"tags,omitempty"`
-	Addresses   []netip.Addr      `json:"addresses,omitempty"`
-	Interface   string            `json:"interface,omitempty"`
-	Port        uint16            `json:"port,omitempty"` // UDP
-	Generation  uint64            `json:"generation"`
-	LeaseEnds   time.Time         `json:"leaseEnds"`
-	Expires     time.Time         `json:"expires"`
-	Quarantined bool              `json:"quarantined,omitempty"`
-	Policy      string            `json:"policy,omitempty"` // commit
-	Peers       int               `json:"peers"`
-	Flows       int               `json:"flows"`
-	Denied      map[string]uint64 `json:"denied,omitempty"` // packets by direction and reason: "egress no-rule"
-	Warnings    []string          `json:"warnings,omitempty"`
-	LoginURL    string            `json:"loginURL,omitempty"`
-	LoginCode   string            `json:"loginCode,omitempty"`
-	Routing     Routing           `json:"routing,omitzero"`
-	DNS         DNS               `json:"dns"`
-	TunnelKey   KeyState          `json:"tunnelKey,omitzero"`
+	State   State  `json:"state"`
+	Problem string `json:"problem,omitempty"` // one sentence, and what to do
+	Version string `json:"version"`
+	Contact
+	Membership
+	Tunnel
+	InForce
+	Warnings  []string `json:"warnings,omitempty"`
+	LoginURL  string   `json:"loginURL,omitempty"`
+	LoginCode string   `json:"loginCode,omitempty"`
+	Routing   Routing  `json:"routing,omitzero"`
+	DNS       DNS      `json:"dns"`
+	TunnelKey KeyState `json:"tunnelKey,omitzero"`
+	Passages  Passages `json:"passages,omitzero"`
+}
+
+// Contact is with the coordinator.
+type Contact struct {
+	Coordinator string    `json:"coordinator,omitempty"` // URL
+	Connected   bool      `json:"connected"`             // now
+	LastContact time.Time `json:"lastContact"`
+}
+
+// Membership is who this node is in its network, and until when.
+type Membership struct {
+	Network     string       `json:"network,omitempty"`
+	Node        acl.NodeID   `json:"node,omitempty"`
+	Name        string       `json:"name,omitempty"`
+	Owner       string       `json:"owner,omitempty"`
+	Tags        []string     `json:"tags,omitempty"`
+	Addresses   []netip.Addr `json:"addresses,omitempty"`
+	Expires     time.Time    `json:"expires"`
+	Quarantined bool         `json:"quarantined,omitempty"`
+}
+
+// Tunnel is what runs, and what it did; the zero one when none does.
+type Tunnel struct {
+	Interface string            `json:"interface,omitempty"`
+	Port      uint16            `json:"port,omitempty"` // UDP
+	Flows     int               `json:"flows"`
+	Denied    map[string]uint64 `json:"denied,omitempty"` // packets by direction and reason: "egress no-rule"
+}
+
+// InForce is the map that this node goes by.
+type InForce struct {
+	Generation uint64    `json:"generation"`
+	LeaseEnds  time.Time `json:"leaseEnds"`
+	Policy     string    `json:"policy,omitempty"` // commit
+	Peers      int       `json:"peers"`
 }
 
 // KeyState is the tunnel key in use, and when it is changed.

@@ -23,7 +23,7 @@ import (
 type fakeAgent struct{ trusted []string }
 
 func (*fakeAgent) Status(context.Context) (Status, error) {
-	return Status{State: StateRunning, Name: "laptop"}, nil
+	return Status{State: StateRunning, Membership: Membership{Name: "laptop"}}, nil
 }
 func (*fakeAgent) Peers(context.Context) ([]Peer, error) { return []Peer{{Name: "db"}}, nil }
 func (*fakeAgent) Up(ctx context.Context, u Up, emit func(UpEvent)) {
@@ -37,7 +37,7 @@ func (*fakeAgent) Up(ctx context.Context, u Up, emit func(UpEvent)) {
 		emit(UpEvent{Error: "the auth key is unknown"})
 		return
 	}
-	emit(UpEvent{Done: &Status{State: StateRunning, Name: u.Hostname}})
+	emit(UpEvent{Done: &Status{State: StateRunning, Membership: Membership{Name: u.Hostname}}})
 }
 func (*fakeAgent) Down(context.Context) error   { return nil }
 func (*fakeAgent) Logout(context.Context) error { return errors.New("not logged in: picket up") }

@@ -36,6 +36,21 @@ type AskExpose struct {
 	Exposed []Expose `json:"exposed"` // 1 to MaxPassages
 }
 
+// Passages are the ports that the agent forwards and exposes now, in their order.
+type Passages struct {
+	Forwards []Passage `json:"forwards,omitempty"`
+	Exposed  []Passage `json:"exposed,omitempty"`
+}
+
+// Passage is one of them.
+type Passage struct {
+	Proto  string         `json:"proto"`           // "tcp" or "udp"
+	Listen netip.AddrPort `json:"listen,omitzero"` // where programs of this host come to what is forwarded
+	Port   uint16         `json:"port,omitempty"`  // at which peers come to what is exposed
+	To     string         `json:"to"`              // "db:5432"
+	Open   int            `json:"open"`            // connections, or flows of datagrams, that there are
+}
+
 // PassageKind is what a PassageEvent tells.
 type PassageKind string
 
