@@ -111,7 +111,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer release()
 	below := &hijack{ResponseWriter: w}
-	ws, err := websocket.Accept(below, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	ws, err := websocket.Accept(below, r, below.options())
 	if err != nil {
 		return // Accept has answered
 	}

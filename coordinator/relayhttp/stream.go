@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
 )
 
 // hijack is a ResponseWriter that tells which connection became the WebSocket.
@@ -25,6 +26,29 @@ func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, both, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	h.conn = conn
 	return conn, both, err
+}
+
+// Pings and pongs of the WebSocket's own that a client may send, a second and at once. The relay's rate does not see them, and nodes send none; a proxy may.
+const (
+	controlRate  = 1
+	controlBurst = 60
+)
+
+// options end a connection that sends more control frames than may be: each ping has us write.
+func (h *hijack) options() *websocket.AcceptOptions {
+	limit := rate.NewLimiter(controlRate, controlBurst)
+	may := func() bool {
+		if limit.Allow() {
+			return true
+		}
+		_ = h.conn.Close() // Read fails next
+		return false
+	}
+	return &websocket.AcceptOptions{
+		CompressionMode: websocket.CompressionDisabled,
+		OnPingReceived:  func(context.Context, []byte) bool { return may() },
+		OnPongReceived:  func(context.Context, []byte) { may() },
+	}
 }
 
 // stream is a client's WebSocket as the relay sees it: messages, end to end. The library's own (websocket.NetConn) makes each of them cost several

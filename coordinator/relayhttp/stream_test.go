@@ -94,6 +94,38 @@ func TestReading(t *testing.T) {
 	}
 }
 
+// Control frames in moderation are answered; a flood of them, which no rate of the relay's counts, ends the connection.
+func TestControlFramesAreBounded(t *testing.T) {
+	over := make(chan error, 1)
+	ws := dialed(t, func(c net.Conn) error {
+		_, err := io.Copy(io.Discard, c)
+		over <- err
+		return err
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		_, _, _ = ws.Read(context.Background()) // sees the pongs
+	}()
+	for i := range controlBurst {
+		if err := ws.Ping(ctx); err != nil {
+			t.Fatalf("ping %d: %v", i, err)
+		}
+	}
+	var err error
+	for range 10 {
+		if err = ws.Ping(ctx); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		t.Fatal("a client may ping as it likes")
+	}
+	if err := <-over; err == nil {
+		t.Error("it ended as if the client had said goodbye")
+	}
+}
+
 // The relay finds below the stream what writes without waiting.
 func TestPromptIsFound(t *testing.T) {
 	if runtime.GOOS == "windows" {

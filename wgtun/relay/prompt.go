@@ -23,7 +23,7 @@ type Prompt struct {
 	behind   func() // called when something begins to be held; nil before begin
 	held     []byte
 	draining bool
-	broken   error // of a drain: nothing may follow the gap
+	broken   error // nothing may follow the gap: a drain failed, or a piece was taken in part
 	trying   []byte
 	tried    int
 	failed   error
@@ -112,6 +112,9 @@ func (p *Prompt) Write(b []byte) (int, error) {
 	case len(rest) == 0:
 		return len(b), nil
 	case len(p.held)+len(rest) > maxHeld:
+		if n > 0 {
+			p.broken = errHeld
+		}
 		return n, errHeld
 	case !p.isBehind():
 		p.behind()
@@ -139,11 +142,11 @@ func (p *Prompt) Behind() bool {
 func (p *Prompt) drain() error {
 	for {
 		p.mu.Lock()
-		out := p.held
+		out, err := p.held, p.broken
 		p.held, p.draining = nil, len(out) > 0
 		p.mu.Unlock()
-		if len(out) == 0 {
-			return nil
+		if err != nil || len(out) == 0 {
+			return err
 		}
 		if _, err := p.Conn.Write(out); err != nil {
 			p.mu.Lock()

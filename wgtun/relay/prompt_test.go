@@ -100,6 +100,23 @@ func TestPromptEndsWithAGap(t *testing.T) {
 	}
 }
 
+// Nor does anything follow a piece of which only a part was taken.
+func TestPromptEndsWithAPieceTooLong(t *testing.T) {
+	p, far := prompts(t)
+	p.begin(func() {})
+	n, err := p.Write(make([]byte, 64<<20))
+	if n == 0 || !errors.Is(err, errHeld) {
+		t.Fatalf("%d, %v", n, err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, far) }()
+	if _, err := p.Write([]byte("x")); !errors.Is(err, errHeld) {
+		t.Errorf("written after a gap: %v", err)
+	}
+	if err := p.drain(); !errors.Is(err, errHeld) {
+		t.Errorf("drained after a gap: %v", err)
+	}
+}
+
 // overTCP serves a relay whose clients come by TCP, and has nodes log in there by hand.
 func (w *world) overTCP() (in func(*node) net.Conn) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
@@ -170,6 +187,40 @@ func TestStuckReceiverByTCP(t *testing.T) {
 		}
 		if !bytes.Equal(payload[addressSize:], number) {
 			t.Fatalf("%d came where %d was sent", payload[addressSize:], number)
+		}
+	}
+}
+
+// Who is behind, and reads again, still gets the word why it is sent away.
+func TestFarewellByTCPComesAfterWhatIsHeld(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.node(), w.node()
+	a.may(b)
+	b.may(a)
+	in := w.overTCP()
+	from, to := in(a), in(b)
+	toB := b.address()
+	_ = from.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	for w.server.Stats().Full == 0 {
+		if _, err := from.Write(appendFrame(nil, kindDatagram, toB[:], make([]byte, 1200))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.server.Drop(toB)
+	time.Sleep(100 * time.Millisecond) // the relay would be done by now if it did not wait
+	r := &reader{r: to, only: func(kind) bool { return true }}
+	defer r.release()
+	_ = to.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for {
+		k, payload, err := r.next()
+		if err != nil {
+			t.Fatalf("it ends without a word: %v", err)
+		}
+		if k == kindRefuse {
+			if payload[0] != codeDropped {
+				t.Errorf("code %d", payload[0])
+			}
+			return
 		}
 	}
 }

@@ -359,6 +359,7 @@ func (c *client) end(err error) {
 		c.server.config.Logger.Debug("a client is sent away", "reason", why.text)
 		c.limitWrites(time.Second, true)
 		_, _ = c.conn.Write(why.frame())
+		c.drain() // the word may be held
 	}
 	c.conn.Close()
 }

@@ -109,6 +109,16 @@ func (c *client) writeAll() {
 	c.limitWrites(0, false) // what layers below say of their own accord is not to meet a deadline that is past
 }
 
+// drain waits for what is held to be taken, or for the limit of writes.
+func (c *client) drain() {
+	if c.prompt == nil {
+		return
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_ = c.prompt.drain()
+}
+
 // limitWrites sets how long writes may take from now on, 0 for any time. The last limit, which is for a word of farewell, stays.
 func (c *client) limitWrites(d time.Duration, last bool) {
 	c.mu.Lock()
