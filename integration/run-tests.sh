@@ -22,7 +22,7 @@ done
 # Under the detector everything takes ten to twenty times as long. What one goroutine does alone runs without it, and so do what it cannot bear
 # and what is long in fake time and shows it nothing that another test does not.
 alone='/acl(/|$)'
-plain='^(TestRekeyLosesNoPacket|TestLease_lapsesAndComesBack|TestLease_renewed|TestCertificate_renewedAtHalfItsLife|TestForgedProbesCostNoPath|TestChangeDoesNotCostByTheNetwork|TestWhatIsFollowedIsWhatIsThere|TestTenThousandMaps)$'
+plain='^(TestRekeyLosesNoPacket|TestLease_lapsesAndComesBack|TestLease_renewed|TestCertificate_renewedAtHalfItsLife|TestForgedProbesCostNoPath|TestChangeDoesNotCostByTheNetwork|TestWhatIsFollowedIsWhatIsThere|TestTenThousandMaps|TestMemoryOfPermittedPeers)$'
 status=0
 if [ -n "$race" ]; then
 	packages=$(${GO:-go} list ./... | grep -Ev "$alone") || exit 1
