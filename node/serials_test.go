@@ -144,6 +144,11 @@ func TestFormerCertificateAfterTheNextKey(t *testing.T) {
 		w.wantTunnel("a", key.TunnelPublic{})
 		w.send(w.signed(5, content(a.certified(6, next))))
 		w.wantTunnel("a", next)
+		third := key.NewTunnel().Public()
+		w.send(w.signed(6, content(a.certified(7, third))))
+		w.wantTunnel("a", third)
+		w.send(w.signed(7, content(announced))) // older by two changes: its next key is a former one, too
+		w.wantTunnel("a", key.TunnelPublic{})
 	})
 }
 
