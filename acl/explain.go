@@ -243,10 +243,18 @@ type Allowed struct {
 // String is FormatPorts of the ports.
 func (a Allowed) String() string { return FormatPorts(a.Ports) }
 
-// Between lists what src may open on dst at their own addresses, a rule at a time, in the file's order. It is empty when either is
-// unknown or they have no address family in common.
-func (rs *Ruleset) Between(src, dst NodeID, now time.Time) (out []Allowed) {
-	a, b := rs.own(src), rs.own(dst)
+// Between returns what lists what src may open on dst at their own addresses, a rule at a time, in the file's order. The list is empty when
+// either is unknown or they have no address family in common.
+func (rs *Ruleset) Between() func(src, dst NodeID, now time.Time) []Allowed {
+	own := make(map[NodeID]end, len(rs.Subjects))
+	for i := range rs.Subjects {
+		s := &rs.Subjects[i]
+		own[s.Node] = end{subject: s}
+	}
+	return func(src, dst NodeID, now time.Time) []Allowed { return rs.between(own[src], own[dst], now) }
+}
+
+func (rs *Ruleset) between(a, b end, now time.Time) (out []Allowed) {
 	if a.subject == nil || b.subject == nil || familiesOf(a.subject)&familiesOf(b.subject) == 0 {
 		return nil
 	}
@@ -270,15 +278,6 @@ func (rs *Ruleset) undenied(ports []Ports, a, b end, now time.Time) []Ports {
 		}
 	}
 	return ports
-}
-
-// own is a node as an end of flows, whichever its address.
-func (rs *Ruleset) own(id NodeID) end {
-	i := slices.IndexFunc(rs.Subjects, func(s Subject) bool { return s.Node == id })
-	if i < 0 {
-		return end{}
-	}
-	return end{subject: &rs.Subjects[i]}
 }
 
 func familiesOf(s *Subject) (f family) {

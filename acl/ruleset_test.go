@@ -200,7 +200,7 @@ func TestBetween(t *testing.T) {
 		Rule{Src: Set{Roles: []RoleID{2}}, Dst: Set{Roles: []RoleID{1}}, Ports: []Ports{whole(ICMP), whole(ICMPv6)}},
 	)
 	show := func(src, dst NodeID) (out []string) {
-		for _, a := range rs.Between(src, dst, now) {
+		for _, a := range rs.Between()(src, dst, now) {
 			out = append(out, a.Ref.String()+": "+a.String())
 		}
 		return out

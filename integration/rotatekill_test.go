@@ -50,18 +50,24 @@ func (n *network) knows(node, other *lab.Node) error {
 	return nil
 }
 
-// TestKilledWhileItsKeyChanges kills either end's agent (kill -9) at random moments of changes. Started again, it is reached under the key that it has, and
-// its peer under no other.
-func TestKilledWhileItsKeyChanges(t *testing.T) {
-	n := newNetwork(t, false, policyFor(openPorts))
+// aliceAndServer is a network in which alice reaches the server db at tcp 5432 and udp 5353.
+func aliceAndServer(t *testing.T) (n *network, alice, db *lab.Node) {
+	n = newNetwork(t, false, policyFor(openPorts))
 	n.laptop("alice")
-	db := n.server("db", "tag:db")
-	alice := n.nodes["alice"]
+	db = n.server("db", "tag:db")
+	alice = n.nodes["alice"]
 	for proto, at := range map[string]string{"tcp": "[::]:5432", "udp": "[::]:5353"} {
 		_, err := db.Host.Serve(n.ctx, proto, at)
 		n.must(err)
 	}
 	n.reaches(alice, db)
+	return n, alice, db
+}
+
+// TestKilledWhileItsKeyChanges kills either end's agent (kill -9) at random moments of changes. Started again, it is reached under the key that it has, and
+// its peer under no other.
+func TestKilledWhileItsKeyChanges(t *testing.T) {
+	n, alice, db := aliceAndServer(t)
 	changed := 0
 	for round := range rotationKills {
 		who, other := alice, db
@@ -135,15 +141,7 @@ func (n *network) refusesNobody(nodes ...*lab.Node) {
 // TestFormerStateIsUseless starts an agent from a copy of its state directory that was made before its key changed, at the very host and address: with the
 // former tunnel key nothing passes, though the map in the copy is within its lease. With the present state all goes on.
 func TestFormerStateIsUseless(t *testing.T) {
-	n := newNetwork(t, false, policyFor(openPorts))
-	n.laptop("alice")
-	db := n.server("db", "tag:db")
-	alice := n.nodes["alice"]
-	for proto, at := range map[string]string{"tcp": "[::]:5432", "udp": "[::]:5353"} {
-		_, err := db.Host.Serve(n.ctx, proto, at)
-		n.must(err)
-	}
-	n.reaches(alice, db)
+	n, alice, db := aliceAndServer(t)
 	state := filepath.Join(alice.Host.Dir, "state")
 	copied, kept := filepath.Join(alice.Host.Dir, "copied"), filepath.Join(alice.Host.Dir, "kept")
 	_, err := alice.Host.Run(n.ctx, "cp", "-a", state, copied)

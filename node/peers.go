@@ -32,12 +32,13 @@ func (v *view) peers(now time.Time) []localapi.Peer {
 		}
 	}
 	out := make([]localapi.Peer, 0, len(v.held.content.Peers))
+	allowed, self := v.allowed(now), v.held.content.Self.Node
 	for _, p := range v.held.content.Peers {
 		s := stats[p.Node]
 		line := localapi.Peer{
 			Node: p.Node, Name: p.Name, Owner: p.Login, Tags: p.Tags, OS: protocol.Printable(p.OS), Postures: p.Postures, Addresses: p.Addresses, Online: v.online[p.Node], Idle: !s.Awake,
 			Latency: s.Path.Latency, LastHandshake: s.LastHandshake, RxBytes: s.RxBytes, TxBytes: s.TxBytes, Refused: v.judged.refused[p.Node],
-			Out: v.allowed(v.held.content.Self.Node, p.Node, now), In: v.allowed(p.Node, v.held.content.Self.Node, now),
+			Out: allowed(self, p.Node), In: allowed(p.Node, self),
 		}
 		line.Path = s.Path.String()
 		if s.Path.Kind != "direct" && s.Awake {
@@ -66,18 +67,24 @@ func indirect(s path.Status, online bool) string {
 	return fmt.Sprintf("%d of its %d addresses were asked and none answers: see picket netcheck at both ends", s.Silent, s.Known)
 }
 
-// allowed lists what src may open at dst by the rules in force, in policy order, less what denies refuse. A refused peer may nothing.
-func (v *view) allowed(src, dst acl.NodeID, now time.Time) []localapi.Allowed {
-	out := []localapi.Allowed{}
-	if v.state != localapi.StateRunning || v.judged.rules == nil || v.judged.refused[src] != "" || v.judged.refused[dst] != "" {
+// allowed returns what lists what src may open at dst by the rules in force, in policy order, less what denies refuse. A refused peer may nothing.
+func (v *view) allowed(now time.Time) func(src, dst acl.NodeID) []localapi.Allowed {
+	if v.state != localapi.StateRunning || v.judged.rules == nil {
+		return func(acl.NodeID, acl.NodeID) []localapi.Allowed { return []localapi.Allowed{} }
+	}
+	between := v.judged.rules.Between()
+	return func(src, dst acl.NodeID) []localapi.Allowed {
+		out := []localapi.Allowed{}
+		if v.judged.refused[src] != "" || v.judged.refused[dst] != "" {
+			return out
+		}
+		for _, a := range between(src, dst, now) {
+			for _, p := range a.Ports {
+				out = append(out, localapi.Allowed{Ports: portsText(p), Rule: a.Ref.String()})
+			}
+		}
 		return out
 	}
-	for _, a := range v.judged.rules.Between(src, dst, now) {
-		for _, p := range a.Ports {
-			out = append(out, localapi.Allowed{Ports: portsText(p), Rule: a.Ref.String()})
-		}
-	}
-	return out
 }
 
 // portsText is "tcp 5432", "tcp 8000-8080", "udp *" or "icmp".

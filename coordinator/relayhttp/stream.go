@@ -14,6 +14,8 @@ import (
 
 	"github.com/coder/websocket"
 	"golang.org/x/time/rate"
+
+	"picket.internal/wgtun/relay"
 )
 
 // hijack is a ResponseWriter that tells which connection became the WebSocket.
@@ -58,41 +60,35 @@ type stream struct {
 	net.Conn // below the WebSocket: for deadlines, and to write to
 	ws       *websocket.Conn
 	ctx      context.Context // never ends: who closes the connection ends what waits
-	reading  io.Reader       // the rest of a message; nil between two
+	messages relay.Messages
 	writes   atomic.Int32
 	opened   func() // gives back the place among those whose login is under way
 }
 
 func newStream(ctx context.Context, conn net.Conn, ws *websocket.Conn, opened func()) *stream {
 	ws.SetReadLimit(maxMessage)
-	return &stream{Conn: conn, ws: ws, ctx: context.WithoutCancel(ctx), opened: opened}
+	s := &stream{Conn: conn, ws: ws, ctx: context.WithoutCancel(ctx), opened: opened}
+	s.messages.Next = s.next
+	return s
 }
 
 // NetConn tells what is below, as a tls.Conn's does.
 func (s *stream) NetConn() net.Conn { return s.Conn }
 
-// Read is for one goroutine. The error is io.EOF where the client has said goodbye.
-func (s *stream) Read(b []byte) (int, error) {
-	for {
-		if s.reading == nil {
-			kind, r, err := s.ws.Reader(s.ctx)
-			if err != nil {
-				return 0, over(err)
-			}
-			if kind != websocket.MessageBinary {
-				return 0, errors.New("a text message came, and a relay takes binary ones only")
-			}
-			s.reading = r
-		}
-		n, err := s.reading.Read(b)
-		if errors.Is(err, io.EOF) {
-			s.reading, err = nil, nil
-		}
-		if n > 0 || err != nil {
-			return n, err
-		}
+// next waits for a message. The error is io.EOF where the client has said goodbye.
+func (s *stream) next() (io.Reader, error) {
+	kind, r, err := s.ws.Reader(s.ctx)
+	switch {
+	case err != nil:
+		return nil, over(err)
+	case kind != websocket.MessageBinary:
+		return nil, errors.New("a text message came, and a relay takes binary ones only")
 	}
+	return r, nil
 }
+
+// Read is for one goroutine. The error is io.EOF where the client has said goodbye.
+func (s *stream) Read(b []byte) (int, error) { return s.messages.Read(b) }
 
 func over(err error) error {
 	if status := websocket.CloseStatus(err); status == websocket.StatusNormalClosure || status == websocket.StatusGoingAway {
@@ -101,16 +97,16 @@ func over(err error) error {
 	return err
 }
 
-// messages are lent to Write.
-var messages = sync.Pool{New: func() any { return new([]byte) }}
+// buffers are lent to Write.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // Write writes one message.
 func (s *stream) Write(b []byte) (int, error) {
 	if s.writes.Add(1) == 2 {
 		s.opened()
 	}
-	m := messages.Get().(*[]byte)
-	defer messages.Put(m)
+	m := buffers.Get().(*[]byte)
+	defer buffers.Put(m)
 	*m = append(appendHeader((*m)[:0], len(b)), b...)
 	if _, err := s.Conn.Write(*m); err != nil {
 		return 0, err

@@ -45,6 +45,7 @@ func DialRelay(ctx, dialing context.Context, c *http.Client, url string) (net.Co
 	}
 	ws.SetReadLimit(maxRelayMessage)
 	s := &stream{Conn: *up.below.Load(), ws: ws, ctx: context.WithoutCancel(ctx)}
+	s.messages.Next = s.next
 	s.alone = context.AfterFunc(ctx, func() { _ = ws.CloseNow() })
 	return up.cork.Through(s), resp, nil
 }

@@ -61,31 +61,23 @@ type stream struct {
 	ws       *websocket.Conn
 	ctx      context.Context // never ends: whoever closes ws ends what waits
 	alone    func() bool     // no longer has ws closed with the context that was given
-	reading  io.Reader       // the rest of a message; nil between two
+	messages relay.Messages
+}
+
+// next waits for a message. The error is io.EOF where the relay has said goodbye.
+func (s *stream) next() (io.Reader, error) {
+	kind, r, err := s.ws.Reader(s.ctx)
+	switch {
+	case err != nil:
+		return nil, over(err)
+	case kind != websocket.MessageBinary:
+		return nil, errors.New("it sent a text message, and relays send binary ones only")
+	}
+	return r, nil
 }
 
 // Read is for one goroutine. The error is io.EOF where the relay has said goodbye.
-func (s *stream) Read(b []byte) (int, error) {
-	for {
-		if s.reading == nil {
-			kind, r, err := s.ws.Reader(s.ctx)
-			if err != nil {
-				return 0, over(err)
-			}
-			if kind != websocket.MessageBinary {
-				return 0, errors.New("it sent a text message, and relays send binary ones only")
-			}
-			s.reading = r
-		}
-		n, err := s.reading.Read(b)
-		if errors.Is(err, io.EOF) {
-			s.reading, err = nil, nil
-		}
-		if n > 0 || err != nil {
-			return n, err
-		}
-	}
-}
+func (s *stream) Read(b []byte) (int, error) { return s.messages.Read(b) }
 
 func over(err error) error {
 	if status := websocket.CloseStatus(err); status == websocket.StatusNormalClosure || status == websocket.StatusGoingAway {

@@ -161,18 +161,13 @@ func (f *Filter) route(v *packet.View, dir direction) Reason {
 
 // transport judges a packet with its flow's key; mayOpen tells whether this packet could open a flow at all.
 func (f *Filter) transport(v *packet.View, dir direction, k *key, mayOpen bool) Reason {
-	return f.transportAt(f.table.hash(k), v, dir, k, mayOpen)
-}
-
-// transportAt is transport for a key whose hash is known.
-func (f *Filter) transportAt(h uint64, v *packet.View, dir direction, k *key, mayOpen bool) Reason {
-	s := f.table.shard(h)
-	if fl := s.find(h, k); fl != nil {
+	fl, h := f.table.find(k)
+	if fl != nil {
 		if reason, known := f.follow(fl, v, dir); known {
 			return reason
 		}
 	}
-	return f.transportLocking(s, v, dir, k, h, mayOpen)
+	return f.transportLocking(f.table.shard(h), v, dir, k, h, mayOpen)
 }
 
 // transportLocking judges a packet of no flow, or of one that only the holder of its shard's lock may change as it must be.

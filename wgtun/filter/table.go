@@ -170,7 +170,7 @@ func (t *table) hash6(k *key) uint64 {
 
 func (t *table) finish(h uint64) uint64 { return fold(h^t.seeds[2], t.seeds[3]) }
 
-// find is shard.find for a key whose hash, which it returns, is not known.
+// find is shard.find for a key whose hash, which it returns, is not known. The loop stands here again to spare each packet a call.
 func (t *table) find(k *key) (*flow, uint64) {
 	h := t.hash(k)
 	s := t.shard(h).slots.Load()
