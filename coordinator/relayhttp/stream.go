@@ -15,7 +15,7 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/time/rate"
 
-	"picket.internal/wgtun/relay"
+	"picket.internal/coordinator/protocol"
 )
 
 // hijack is a ResponseWriter that tells which connection became the WebSocket.
@@ -60,7 +60,7 @@ type stream struct {
 	net.Conn // below the WebSocket: for deadlines, and to write to
 	ws       *websocket.Conn
 	ctx      context.Context // never ends: who closes the connection ends what waits
-	messages relay.Messages
+	messages protocol.Messages
 	writes   atomic.Int32
 	opened   func() // gives back the place among those whose login is under way
 }

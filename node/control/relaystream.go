@@ -10,6 +10,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"picket.internal/coordinator/protocol"
 	"picket.internal/wgtun/relay"
 )
 
@@ -61,7 +62,7 @@ type stream struct {
 	ws       *websocket.Conn
 	ctx      context.Context // never ends: whoever closes ws ends what waits
 	alone    func() bool     // no longer has ws closed with the context that was given
-	messages relay.Messages
+	messages protocol.Messages
 }
 
 // next waits for a message. The error is io.EOF where the relay has said goodbye.

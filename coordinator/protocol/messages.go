@@ -1,11 +1,11 @@
-package relay
+package protocol
 
 import (
 	"errors"
 	"io"
 )
 
-// Messages reads messages end to end, as a stream that knows of no messages; an empty one is passed over. It is for one goroutine.
+// Messages reads the messages of a WebSocket end to end, as a stream that knows of no messages; an empty one is passed over. It is for one goroutine.
 type Messages struct {
 	Next func() (io.Reader, error) // waits for a message, and gives what reads it, to io.EOF
 
